@@ -1,0 +1,41 @@
+"""Frozen data structures that every other room speaks in. No torch, no file access."""
+
+from mtnet.structures.findings import (
+    Findings,
+    ImageClass,
+    Lesion,
+    ModelInfo,
+    SeriesChoice,
+    Source,
+    StageCost,
+)
+from mtnet.structures.geometry import Geometry
+from mtnet.structures.labels import Code, Label
+from mtnet.structures.outputs import LesionChannel, OutputSpec
+from mtnet.structures.report import InputReport, RefusedError, ReportLine
+from mtnet.structures.study import Instance, Series, SeriesKind, Stack, Study
+from mtnet.structures.volume import Volume
+
+__all__ = [
+    "Code",
+    "Findings",
+    "Geometry",
+    "ImageClass",
+    "InputReport",
+    "Instance",
+    "Label",
+    "Lesion",
+    "LesionChannel",
+    "ModelInfo",
+    "OutputSpec",
+    "RefusedError",
+    "ReportLine",
+    "Series",
+    "SeriesChoice",
+    "SeriesKind",
+    "Source",
+    "Stack",
+    "StageCost",
+    "Study",
+    "Volume",
+]

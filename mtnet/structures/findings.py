@@ -1,0 +1,163 @@
+"""Everything that one run says about one study; what every writer writes and every reader of results gets back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from mtnet.structures.geometry import Geometry
+from mtnet.structures.labels import Label
+from mtnet.structures.report import InputReport
+from mtnet.structures.study import Series, Stack
+from mtnet.structures.volume import Volume
+
+Triple = tuple[float, float, float]
+Box = tuple[float, float, float, float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Lesion:
+    """One detected lesion on the grid of ``Findings.geometry``.
+
+    Args:
+        number: from 1, by falling score; its value in ``lesions.nii.gz`` and its segment number in DICOM SEG order.
+        label: name of its lesion class.
+        score: detection score in 0..1, as the network gave it.
+        box_index: half-open box in continuous voxel index, three lows then three highs.
+        box_lps_mm: the same box in LPS mm (smallest aligned box on an oblique grid).
+        centre_lps_mm: centroid of its mask; of its box where it owns no mask.
+        tracking_uid: DICOM tracking unique identifier, the same in every file of this result.
+        class_probabilities: for each per-lesion channel with labels, label name to probability.
+        measures: for each per-lesion channel without labels, a key with its unit to its value.
+        mask_voxels: voxels of the mask component that it owns; 0 where there is none.
+        volume_mm3: volume of that mask, or None.
+        longest_axial_diameter_mm: longest in-slice diameter over all slices of the mask, voxel faces included, or None.
+        short_axial_diameter_mm: longest diameter perpendicular to that one in the same slice, or None.
+    """
+
+    number: int
+    label: str
+    score: float
+    box_index: Box
+    box_lps_mm: Box
+    centre_lps_mm: Triple
+    tracking_uid: str
+    class_probabilities: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    measures: Mapping[str, float] = field(default_factory=dict)
+    mask_voxels: int = 0
+    volume_mm3: float | None = None
+    longest_axial_diameter_mm: float | None = None
+    short_axial_diameter_mm: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.number < 1:
+            raise ValueError(f"Lesion.number is {self.number}; lesions are counted from 1.")
+        if not 0.0 <= self.score <= 1.0:
+            raise ValueError(f"Lesion.score of lesion {self.number} is {self.score}; expected 0..1.")
+        if not all(low < high for low, high in zip(self.box_index[:3], self.box_index[3:], strict=True)):
+            raise ValueError(f"Lesion.box_index of lesion {self.number} is {self.box_index}; lows must be below highs.")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageClass:
+    """One image-level class: output that it comes from, name, probability, and whether it passes the threshold."""
+
+    output: str
+    name: str
+    probability: float
+    threshold: float
+
+    @property
+    def present(self) -> bool:
+        """Whether the probability reaches the threshold."""
+        return self.probability >= self.threshold
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesChoice:
+    """Why a series was taken or passed over."""
+
+    series_instance_uid: str
+    taken: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the image came from. ``series`` and ``stack`` hold headers while the study is at hand, and are None when
+    the source is no DICOM or the findings were read back from JSON."""
+
+    study_instance_uid: str = ""
+    series_instance_uid: str = ""
+    file_name: str = ""
+    choices: tuple[SeriesChoice, ...] = ()
+    series: Series | None = None
+    stack: Stack | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """Which network answered: bundle name, version, SHA-256 of its weights, what it was trained on, and terms."""
+
+    name: str
+    version: str
+    weights_sha256: str
+    training_data: str
+    weights_licence: str = ""
+    intended_use: str = "Research use only. Not a medical device."
+
+
+@dataclass(frozen=True, slots=True)
+class StageCost:
+    """Seconds and sampled peak resident memory of one stage of the run."""
+
+    stage: str
+    seconds: float
+    peak_memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """The answers for one image.
+
+    Args:
+        geometry: grid of every voxel answer: the source's own, or the repaired one.
+        source: study, series and why it was chosen.
+        model: network and weights.
+        lesions: by falling score.
+        image_classes: image-level answers.
+        labels: the classes of the label map, background excluded.
+        label_map: ``(1, i, j, k)`` uint8 of label values, or None when the task was switched off.
+        lesion_map: ``(1, i, j, k)`` uint16 of lesion numbers, or None.
+        reconstruction: the image as the network redraws it, in the input's units, or None.
+        reconstruction_error: a key with its unit (``mean_absolute_error_hu``) to its value over the region.
+        report: everything noticed about the input and during the run.
+        costs: seconds and memory by stage.
+        options: the options that change the answers (window, overlap, precision, tasks...), as text.
+    """
+
+    geometry: Geometry
+    source: Source
+    model: ModelInfo
+    lesions: tuple[Lesion, ...] = ()
+    image_classes: tuple[ImageClass, ...] = ()
+    labels: tuple[Label, ...] = ()
+    label_map: Volume | None = None
+    lesion_map: Volume | None = None
+    reconstruction: Volume | None = None
+    reconstruction_error: Mapping[str, float] = field(default_factory=dict)
+    report: InputReport = field(default_factory=InputReport)
+    costs: tuple[StageCost, ...] = ()
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("label_map", "lesion_map", "reconstruction"):
+            volume = getattr(self, name)
+            if volume is not None and volume.geometry.shape != self.geometry.shape:
+                raise ValueError(
+                    f"Findings.{name} has grid {volume.geometry.shape}; expected that of Findings.geometry, "
+                    f"{self.geometry.shape}."
+                )
+        numbers = [lesion.number for lesion in self.lesions]
+        if numbers != list(range(1, len(numbers) + 1)):
+            raise ValueError(f"Findings.lesions are numbered {numbers}; expected 1, 2, ... in order.")

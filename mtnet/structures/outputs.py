@@ -1,0 +1,82 @@
+"""What one output of a network is: the single thing that engine, losses, decoders, writers and hosts read about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from mtnet.structures.labels import Label
+
+Activation = Literal["none", "softmax", "sigmoid"]
+Pooling = Literal["mean", "max", "noisy_or"]
+
+
+@dataclass(frozen=True, slots=True)
+class LesionChannel:
+    """A per-lesion answer that travels with its box: classes (``labels`` given) or one value in ``units``."""
+
+    name: str
+    labels: tuple[Label, ...] = ()
+    activation: Activation = "none"
+    units: str = ""
+
+    @property
+    def channels(self) -> int:
+        """Channels that it takes in a box tensor."""
+        return max(len(self.labels), 1)
+
+
+@dataclass(frozen=True, slots=True)
+class OutputSpec:
+    """One named answer of a network (architecture: "Network contracts").
+
+    Args:
+        name: key of the output; the primary dense one is ``pred``.
+        kind: ``dense``, ``boxes``, ``global`` or a kind that an installed package brings.
+        labels: dense and global: one a channel, in channel order; boxes: the lesion classes.
+        strides: one for a dense output, one a level for boxes, empty for global.
+        activation: turns logits into probabilities, or ``none`` for values.
+        pooling: how a global output is merged over windows.
+        background: label value (dense with labels) or value (dense without) outside the region.
+        units: of a value that has no labels: ``"normalised"``, ``"HU"``, ``"mm"``...
+        threshold: score from which a box counts, or a sigmoid class is called present.
+        temperature: logits are divided by it before the activation (calibration).
+        lesion_channels: boxes only: further channels of each candidate, after class, offsets and quality.
+    """
+
+    name: str
+    kind: str
+    labels: tuple[Label, ...] = ()
+    strides: tuple[int, ...] = ()
+    activation: Activation = "none"
+    pooling: Pooling = "mean"
+    background: float = 0.0
+    units: str = ""
+    threshold: float = 0.5
+    temperature: float = 1.0
+    lesion_channels: tuple[LesionChannel, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier():
+            raise ValueError(f"OutputSpec.name is {self.name!r}; expected an identifier such as 'pred'.")
+        if self.activation not in get_args(Activation):
+            raise ValueError(f"OutputSpec.activation of {self.name!r} is {self.activation!r}.")
+        if self.pooling not in get_args(Pooling):
+            raise ValueError(f"OutputSpec.pooling of {self.name!r} is {self.pooling!r}.")
+        if self.kind == "dense" and len(self.strides) != 1:
+            raise ValueError(f"OutputSpec.strides of dense {self.name!r} is {self.strides!r}; expected one stride.")
+        if self.kind == "boxes" and not (self.strides and self.labels):
+            raise ValueError(f"OutputSpec {self.name!r} of kind boxes needs a stride a level and its lesion labels.")
+        if self.temperature <= 0:
+            raise ValueError(f"OutputSpec.temperature of {self.name!r} is {self.temperature}; expected more than 0.")
+
+    @property
+    def tensor_names(self) -> tuple[str, ...]:
+        """Keys of its tensors in the network's answer: its name, or one a level (``boxes_s4``, ``boxes_s8``)."""
+        if self.kind == "boxes":
+            return tuple(f"{self.name}_s{stride}" for stride in self.strides)
+        return (self.name,)
+
+    def box_channels(self, spatial_dims: int) -> int:
+        """Channels of a boxes tensor: classes, 2 x dims offsets, one quality, then the lesion channels."""
+        return len(self.labels) + 2 * spatial_dims + 1 + sum(c.channels for c in self.lesion_channels)
