@@ -1,0 +1,1 @@
+"""DICOM and image files in, as volumes."""
