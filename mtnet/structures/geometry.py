@@ -76,8 +76,7 @@ class Geometry:
     @property
     def affine_ras(self) -> FloatArray:
         """4 x 4 map from voxel index to RAS+ millimetres."""
-        ras: FloatArray = _LPS_RAS @ self.affine_lps
-        return ras
+        return np.asarray(_LPS_RAS @ self.affine_lps)
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -88,7 +87,7 @@ class Geometry:
     @property
     def direction_lps(self) -> FloatArray:
         """3 x 3 unit vectors of the i, j and k axes in LPS, as columns. Not orthogonal when the grid is sheared."""
-        return self.affine_lps[:3, :3] / np.asarray(self.spacing_mm)
+        return np.asarray(self.affine_lps[:3, :3] / np.asarray(self.spacing_mm))
 
     @property
     def origin_lps_mm(self) -> tuple[float, float, float]:
@@ -115,8 +114,7 @@ class Geometry:
         """Map points ``(..., 3)`` in LPS mm to continuous voxel indices."""
         points = np.asarray(points_lps_mm, dtype=np.float64)
         offsets = (points - self.affine_lps[:3, 3]).reshape(-1, 3)
-        index: FloatArray = np.linalg.solve(self.affine_lps[:3, :3], offsets.T).T.reshape(points.shape)
-        return index
+        return np.asarray(np.linalg.solve(self.affine_lps[:3, :3], offsets.T).T.reshape(points.shape))
 
     def box_index_to_lps_mm(self, box_index: ArrayLike) -> FloatArray:
         """Bounding box in LPS mm of a half-open box ``(..., 6)`` in index space.

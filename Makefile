@@ -1,0 +1,70 @@
+# `make demo` and `make test` set everything up on a bare machine; the rest is for people who work on mtnet.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.made-from
+PHANTOM_SEEDS ?= 20
+
+export PYTHONHASHSEED := 0
+
+.PHONY: help env judges demo test check lint types layers unit soak bench score-phantoms weights clean
+
+help:
+	@echo "make demo            environment, then the main job on a drawn chest CT study: no download of data, no GPU"
+	@echo "make test            environment, lint, types, layers, tests"
+	@echo "make check           the quick part of the tests"
+	@echo "make bench           the engine against MONAI's, into benchmarks/RESULTS.md"
+	@echo "make score-phantoms  sensitivity and false boxes on held-out phantoms"
+	@echo "make weights         train the chest-CT bundle on drawn data (hours; goes on where it stopped)"
+	@echo "make soak            what is too long for make test"
+
+env: $(STAMP)
+
+# Made once; made again only when the exact versions change.
+$(STAMP): constraints.txt setup.cfg
+	@if [ ! -x $(PY) ] || ! cmp -s constraints.txt $(STAMP); then \
+		rm -rf $(VENV) && $(PYTHON) -m venv $(VENV) && \
+		$(PY) -m pip install --quiet -c constraints.txt torch setuptools wheel && \
+		$(PY) -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[test,lint]'; \
+	fi
+	@cp constraints.txt $(STAMP)
+
+# DICOM judges that are no Python packages.
+judges:
+	@command -v dciodvfy >/dev/null || { apt-get update -qq && apt-get install -y -qq dicom3tools >/dev/null; }
+
+demo: env
+	@$(PY) -m mtnet demo --output out/demo
+
+lint: env
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/ruff check .
+
+types: env
+	@$(VENV)/bin/mypy
+
+layers: env
+	@$(VENV)/bin/lint-imports
+
+unit: env judges
+	@$(PY) -m pytest -n 2 --dist loadgroup
+
+test: lint types layers unit
+
+check: env
+	@$(PY) -m pytest -m "not slow and not study"
+
+soak: env judges
+	@$(PY) -m pytest -m "" --run-soak
+
+bench: env
+	@$(PY) -m benchmarks.engine
+
+score-phantoms: env
+	@$(PY) -m mtnet.evaluation.phantom_score --bundle bundles/chest_ct_multitask --count $(PHANTOM_SEEDS)
+
+weights: env
+	@$(PY) -m monai.bundle run --config_file bundles/chest_ct_multitask/configs/train.json
+
+clean:
+	rm -rf $(VENV) out build dist *.egg-info

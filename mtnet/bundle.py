@@ -1,0 +1,263 @@
+"""A MONAI bundle read as data: its parts are built only from one explicit list of names, nothing in it is evaluated.
+
+MONAI's own parser runs every ``_target_`` and every ``$`` expression of a config, so a downloaded bundle is a program.
+Here only the four ids that inference needs are built, with what they reference, from the names in ``ALLOWED``. All
+other ids are never looked at. ``monai.utils.run_cmd`` and ``torch.utils.collect_env.run`` show why a prefix such as
+``monai.`` would be no fence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mtnet.structures import ModelInfo
+
+PARTS = ("network_def", "preprocessing", "inferer", "postprocessing")
+"""The ids that are built from ``inference.json``."""
+
+_MONAI_TRANSFORMS = (
+    "Compose",
+    "EnsureChannelFirstd",
+    "EnsureTyped",
+    "Orientationd",
+    "Spacingd",
+    "ScaleIntensityRanged",
+    "ScaleIntensityd",
+    "NormalizeIntensityd",
+    "ThresholdIntensityd",
+    "CropForegroundd",
+    "SpatialPadd",
+    "DivisiblePadd",
+    "Resized",
+    "Activationsd",
+    "AsDiscreted",
+    "Invertd",
+    "DeleteItemsd",
+    "SelectItemsd",
+    "CopyItemsd",
+)
+
+ALLOWED: frozenset[str] = frozenset(
+    [
+        *(f"monai.transforms.{name}" for name in _MONAI_TRANSFORMS),
+        "monai.inferers.SimpleInferer",
+        "mtnet.inference.MultiTaskInferer",
+        "mtnet.io.LoadImageStudyd",
+        "mtnet.systems.chest_ct.network",
+        "mtnet.systems.chest_ct.preprocessing",
+        "mtnet.systems.chest_ct.inferer",
+        "mtnet.systems.chest_ct.postprocessing",
+        "mtnet.transforms.ResultJsond",
+        "mtnet.transforms.SplitOutputsd",
+    ]
+)
+"""Every name that a bundle may have built for it. Nothing outside this list is imported on a bundle's word."""
+
+_EVALUATED_KEYS = ("_mode_", "_requires_")
+
+
+class BundleError(ValueError):
+    """A bundle that is missing, damaged, or asks for something that is not allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A bundle folder, its metadata and its inference config, as plain data."""
+
+    folder: Path
+    metadata: dict[str, Any]
+    config: dict[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path) -> Bundle:
+        """Read ``configs/metadata.json`` and ``configs/inference.json``.
+
+        Raises:
+            BundleError: a file is missing or is no JSON object, or the metadata lacks a name or version.
+        """
+        metadata = _read_object(folder / "configs" / "metadata.json")
+        for key in ("name", "version"):
+            if not isinstance(metadata.get(key), str):
+                raise BundleError(f"{folder / 'configs' / 'metadata.json'}: '{key}' is missing or no text.")
+        return cls(folder, metadata, _read_object(folder / "configs" / "inference.json"))
+
+    @property
+    def weights(self) -> Path:
+        """The state dict, ``models/model.pt``."""
+        return self.folder / "models" / "model.pt"
+
+    def build(self, part: str) -> Any:
+        """Build one of ``PARTS`` from the names in ``ALLOWED``.
+
+        Raises:
+            BundleError: the part is missing, or it or what it references asks for something that is not allowed.
+        """
+        if part not in PARTS:
+            raise BundleError(f"'{part}' is not built from a bundle; only {', '.join(PARTS)} are.")
+        if part not in self.config:
+            raise BundleError(f"{self._file}: id '{part}' is missing.")
+        return self._value(self.config[part], part, ())
+
+    def check_weights(self) -> str:
+        """Compare the weights with the SHA-256 in the metadata and return their hash.
+
+        A file beside the weights, ``model.pt.sha256``, written by training, names locally trained weights.
+
+        Raises:
+            BundleError: the weights are missing, or are neither the published nor the locally trained ones.
+        """
+        if not self.weights.is_file():
+            raise BundleError(f"{self.weights} is missing: the bundle has no weights. Fetch them or train the bundle.")
+        digest = hashlib.sha256(self.weights.read_bytes()).hexdigest()
+        published = self.metadata.get("weights_sha256")
+        if digest == published or digest == self._local_hash():
+            return digest
+        raise BundleError(
+            f"{self.weights}: SHA-256 is {digest}, but metadata.json says {published}. The file is damaged or was "
+            "replaced. Fetch the bundle again; training writes model.pt.sha256 beside weights of your own."
+        )
+
+    def model_info(self) -> ModelInfo:
+        """What results say about the network; checks the weights."""
+        digest = self.check_weights()
+        trained_on = str(self.metadata.get("training_data", "unknown"))
+        if digest != self.metadata.get("weights_sha256"):
+            trained_on = f"local data (first trained on: {trained_on})"
+        return ModelInfo(
+            name=self.metadata["name"],
+            version=self.metadata["version"],
+            weights_sha256=digest,
+            training_data=trained_on,
+            weights_licence=str(self.metadata.get("weights_licence", "")),
+        )
+
+    @property
+    def _file(self) -> Path:
+        return self.folder / "configs" / "inference.json"
+
+    def _local_hash(self) -> str | None:
+        side_car = self.weights.with_name(self.weights.name + ".sha256")
+        return side_car.read_text(encoding="ascii").split()[0] if side_car.is_file() else None
+
+    def _value(self, value: Any, where: str, open_ids: tuple[str, ...]) -> Any:
+        """Turn one JSON value into what it describes; ``where`` is its id path, ``open_ids`` those being resolved."""
+        if isinstance(value, str):
+            return self._text(value, where, open_ids)
+        if isinstance(value, list):
+            return [self._value(item, f"{where}#{n}", open_ids) for n, item in enumerate(value)]
+        if isinstance(value, dict):
+            return self._object(value, where, open_ids)
+        return value
+
+    def _text(self, text: str, where: str, open_ids: tuple[str, ...]) -> Any:
+        if text.startswith(("$", "%")):
+            raise BundleError(
+                f"{self._file}: {where} is {text!r}: expressions ($) and macros (%) are not evaluated. "
+                "Use --trust-bundle only if you trust the bundle as you would a program."
+            )
+        if not text.startswith("@"):
+            return text
+        target = text[1:].replace("::", "#")
+        if target in open_ids:
+            raise BundleError(f"{self._file}: {where} references {text!r} in a circle.")
+        found: Any = self.config
+        for key in target.split("#"):
+            try:
+                found = found[int(key)] if isinstance(found, list) else found[key]
+            except (KeyError, IndexError, TypeError, ValueError):
+                raise BundleError(f"{self._file}: {where} references {text!r}, which does not exist.") from None
+        return self._value(found, target, (*open_ids, target))
+
+    def _object(self, value: dict[str, Any], where: str, open_ids: tuple[str, ...]) -> Any:
+        for key in _EVALUATED_KEYS:
+            if key in value:
+                raise BundleError(f"{self._file}: {where} uses '{key}', which is not allowed in a bundle read as data.")
+        disabled = value.get("_disabled_", False)
+        if not isinstance(disabled, bool):
+            raise BundleError(f"{self._file}: {where}#_disabled_ is {disabled!r}; expected true or false.")
+        if disabled:
+            return None
+        arguments = {
+            key: self._value(item, f"{where}#{key}", open_ids)
+            for key, item in value.items()
+            if key not in ("_target_", "_disabled_", "_desc_")
+        }
+        if "_target_" not in value:
+            return arguments
+        arguments = {key: _without_disabled(item) for key, item in arguments.items()}
+        try:
+            return _allowed(value["_target_"], f"{self._file}: {where}")(**arguments)
+        except TypeError as error:
+            raise BundleError(f"{self._file}: {where} ({value['_target_']}): {error}") from error
+
+
+def find_bundle(name: str) -> Path:
+    """The folder of a bundle given as a folder or a name.
+
+    A name is looked for in ``./bundles``, in each folder of ``$MTNET_BUNDLES``, and in the user's cache.
+
+    Raises:
+        BundleError: there is none; the message lists where it was looked for.
+    """
+    given = Path(name)
+    if (given / "configs" / "metadata.json").is_file():
+        return given
+    places = bundle_places()
+    for place in places:
+        if (place / name / "configs" / "metadata.json").is_file():
+            return place / name
+    known = ", ".join(bundle for bundle, _ in list_bundles()) or "none"
+    looked = ", ".join(str(place) for place in places)
+    raise BundleError(
+        f"--bundle {name}: neither a bundle folder (with configs/metadata.json) nor a name found in {looked}. "
+        f"Known bundles: {known}. Set MTNET_BUNDLES to the folder that holds your bundles."
+    )
+
+
+def bundle_places() -> tuple[Path, ...]:
+    """The folders in which a bundle's name is looked for, first one first."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mtnet" / "bundles"
+    listed = [Path(p) for p in os.environ.get("MTNET_BUNDLES", "").split(os.pathsep) if p]
+    return (Path("bundles"), *listed, cache)
+
+
+def list_bundles() -> list[tuple[str, str]]:
+    """Name and version of every bundle that a name can find."""
+    found: dict[str, str] = {}
+    for place in bundle_places():
+        for file in sorted(place.glob("*/configs/metadata.json")):
+            found.setdefault(file.parent.parent.name, str(_read_object(file).get("version", "")))
+    return sorted(found.items())
+
+
+def _allowed(name: Any, where: str) -> Any:
+    """The object behind a full name of ``ALLOWED``; nothing else is imported."""
+    if not isinstance(name, str) or name not in ALLOWED:
+        raise BundleError(
+            f"{where}: _target_ {name!r} is not on the list of what a bundle may use. Write the full name of a listed "
+            "part, or use --trust-bundle only if you trust the bundle as you would a program."
+        )
+    module, _, attribute = name.rpartition(".")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def _without_disabled(value: Any) -> Any:
+    return [item for item in value if item is not None] if isinstance(value, list) else value
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BundleError(f"{file} is missing: the folder is no bundle, or an incomplete one.") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise BundleError(f"{file} is no valid JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise BundleError(f"{file} holds {type(content).__name__}; expected a JSON object.")
+    return content
