@@ -15,8 +15,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary path to write to, and put what was written under ``path`` when the block ends well.
 
     The temporary path is in the same folder and ends in the same suffixes (writers choose their format by them); its
-    name starts with a dot: ``.volume-0.tmp-3f9a1c02.nii.gz``. When the block raises, it is removed and ``path`` stays as
-    it was. The new file has the permissions that a plainly opened file would have.
+    name starts with a dot: ``.volume-0.tmp-3f9a1c02.nii.gz``. When the block raises, it is removed and ``path`` stays
+    as it was. The new file has the permissions that a plainly opened file would have.
 
     Args:
         path: the file to make or to replace.

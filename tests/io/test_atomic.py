@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -18,7 +17,7 @@ def test_what_was_written_appears_under_the_name(tmp_path: Path) -> None:
         temporary.write_text("x")
         assert not (tmp_path / "a.json").exists()
     assert (tmp_path / "a.json").read_text() == "x"
-    assert os.listdir(tmp_path) == ["a.json"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
 
 
 def test_the_temporary_name_is_hidden_beside_the_target_and_keeps_every_suffix(tmp_path: Path) -> None:
@@ -36,7 +35,7 @@ def test_an_error_leaves_the_old_file_and_no_temporary(tmp_path: Path) -> None:
         temporary.write_text("half")
         raise RuntimeError("broken")
     assert target.read_text() == "old"
-    assert os.listdir(tmp_path) == ["a.json"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
 
 
 def test_a_block_that_writes_nothing_is_an_error(tmp_path: Path) -> None:
@@ -63,4 +62,4 @@ def test_a_process_killed_while_writing_leaves_nothing_under_the_name(tmp_path: 
         assert process.stdout.readline() == b"written\n"
         process.send_signal(signal.SIGKILL)
     assert not target.exists()
-    assert all(name.startswith(".") for name in os.listdir(tmp_path))
+    assert all(entry.name.startswith(".") for entry in tmp_path.iterdir())
