@@ -60,6 +60,7 @@ ALLOWED: frozenset[str] = frozenset(
 """Every name that a bundle may have built for it. Nothing outside this list is imported on a bundle's word."""
 
 _EVALUATED_KEYS = ("_mode_", "_requires_")
+_DISABLED = object()
 
 
 class BundleError(ValueError):
@@ -150,7 +151,8 @@ class Bundle:
         if isinstance(value, str):
             return self._text(value, where, open_ids)
         if isinstance(value, list):
-            return [self._value(item, f"{where}#{n}", open_ids) for n, item in enumerate(value)]
+            items = [self._value(item, f"{where}#{n}", open_ids) for n, item in enumerate(value)]
+            return [item for item in items if item is not _DISABLED]
         if isinstance(value, dict):
             return self._object(value, where, open_ids)
         return value
@@ -182,15 +184,15 @@ class Bundle:
         if not isinstance(disabled, bool):
             raise BundleError(f"{self._file}: {where}#_disabled_ is {disabled!r}; expected true or false.")
         if disabled:
-            return None
+            return _DISABLED
         arguments = {
             key: self._value(item, f"{where}#{key}", open_ids)
             for key, item in value.items()
             if key not in ("_target_", "_disabled_", "_desc_")
         }
+        arguments = {key: None if item is _DISABLED else item for key, item in arguments.items()}
         if "_target_" not in value:
             return arguments
-        arguments = {key: _without_disabled(item) for key, item in arguments.items()}
         try:
             return _allowed(value["_target_"], f"{self._file}: {where}")(**arguments)
         except TypeError as error:
@@ -245,10 +247,6 @@ def _allowed(name: Any, where: str) -> Any:
         )
     module, _, attribute = name.rpartition(".")
     return getattr(importlib.import_module(module), attribute)
-
-
-def _without_disabled(value: Any) -> Any:
-    return [item for item in value if item is not None] if isinstance(value, list) else value
 
 
 def _read_object(file: Path) -> dict[str, Any]:

@@ -20,5 +20,5 @@ def fast_precision(device: str) -> Precision:
     if torch.device(device).type != "cpu":
         return "float32"
     # Older torch has no public way to ask; there the safe answer is float32.
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return "bfloat16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "float32"
