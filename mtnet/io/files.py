@@ -183,7 +183,7 @@ def _entry_problem(info: zipfile.ZipInfo, entry: FileEntry, limits: Limits, *, r
     """Why an entry is left out of an archive, or None. Nothing has been unpacked at this point."""
     name = PurePosixPath(info.filename.replace("\\", "/"))
     ratio = info.file_size / max(info.compress_size, 1)
-    outside = name.is_absolute() or ".." in name.parts or name.parts[0].endswith(":")
+    outside = name.is_absolute() or ".." in name.parts or "".join(name.parts[:1]).endswith(":")
     checks: tuple[tuple[bool, str, dict[str, object]], ...] = (
         (outside, "unsafe_entry", {"what": "named outside its folder"}),
         (stat.S_ISLNK(info.external_attr >> 16), "unsafe_entry", {"what": "a symbolic link"}),

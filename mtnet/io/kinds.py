@@ -54,13 +54,15 @@ def is_label_map_as_ct(instance: Instance) -> bool:
 def kind_of(instance: Instance) -> SeriesKind:
     """The kind of one instance.
 
-    A colour object of a cross-sectional class is a capture (a dose table, a fused picture), not a volume.
+    What has neither rows nor columns is no image, unless its class promises a slice: then it is a broken slice. A
+    colour object of a cross-sectional class is a capture (a dose table, a fused picture), not a volume.
     """
     sop_class, frames = instance.sop_class_uid, instance.number_of_frames
     is_capture = sop_class == _SECONDARY_CAPTURE or sop_class.startswith(_SECONDARY_CAPTURE + ".")
+    has_matrix = instance.rows is not None and instance.columns is not None
     is_slice = sop_class in _SLICE_CLASSES and frames == 1
     rules: tuple[tuple[bool, SeriesKind], ...] = (
-        (instance.rows is None or instance.columns is None or sop_class == _DOSE_GRID, "not_an_image"),
+        (sop_class == _DOSE_GRID or (not has_matrix and not is_slice), "not_an_image"),
         (sop_class in _SEGMENTATION_CLASSES or instance.modality == "SEG", "label_map"),
         (sop_class == _PARAMETRIC_MAP or map_word(instance) is not None, "parametric_map"),
         (is_capture or (is_slice and instance.samples_per_pixel > 1), "secondary_capture"),

@@ -47,6 +47,7 @@ def _refused(message: str) -> Verdict:
 VERDICTS: Mapping[str, Verdict] = {
     # Order and copies
     "identical_duplicates": _note("{count} file(s) repeat another one and are left out."),
+    "repeated_object_uid": _note("{count} different files share one SOPInstanceUID (0008,0018)."),
     "shuffled_instance_numbers": _note("InstanceNumber does not follow the slices; they are ordered by position."),
     "absent_instance_numbers": _note("{count} of {total} files have no InstanceNumber; they are ordered by position."),
     # Grid
@@ -75,8 +76,8 @@ VERDICTS: Mapping[str, Verdict] = {
         "repair to resample them at the true positions."
     ),
     "gantry_tilt": _repaired(
-        "The slices are sheared by {angle:.2f} degrees against the stacking direction (gantry tilt{tag}). The volume "
-        "is sheared back."
+        "The slices are sheared by {angle:.2f} degrees against the stacking direction (gantry tilt; "
+        "GantryDetectorTilt says {tag}). The volume is sheared back."
     ),
     "positions_off_line": _refused(
         "Slice positions (0020,0032) leave a straight line by up to {drift:.4g} mm: not one stack."
@@ -100,7 +101,6 @@ VERDICTS: Mapping[str, Verdict] = {
     "eight_bit_ct": _refused("{count} file(s) hold 8-bit pixels as CT: windowed grey values, not HU."),
     "seg_stored_as_ct": _refused("Modality is SEG in a CT object: a label map, not an image."),
     "parametric_map": _refused("ImageType says {value}: the pixels are a parametric map, not HU."),
-    "colour_pixels": _refused("The pixels are colour ({value}): a capture, not a volume."),
     # Files
     "unreadable_file": _refused("The file cannot be read as DICOM: {reason}"),
     "truncated_pixels": _refused("The pixel data are cut short: {found} of {expected} bytes."),

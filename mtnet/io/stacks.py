@@ -1,0 +1,249 @@
+"""Splitting the files of one series into stacks that are one grid each."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mtnet.io.files import Opener
+from mtnet.io.findings import stack_lines
+from mtnet.io.headers import Header
+from mtnet.io.kinds import kind_of
+from mtnet.io.positions import GAP_TOLERANCE_MM, SlicePositions, measure_positions
+from mtnet.io.verdicts import line
+from mtnet.structures.report import InputReport, ReportLine
+from mtnet.structures.study import SERIES_KINDS, Instance, SeriesKind, Stack
+
+_COSINE_TOLERANCE = 1e-4
+_SPACING_TOLERANCE_SHARE = 1e-4
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """The stacks of one series, the largest volume first, and what splitting noticed about the series."""
+
+    stacks: tuple[Stack, ...]
+    lines: tuple[ReportLine, ...]
+
+
+def split_stacks(headers: Sequence[Header], opener: Opener) -> Split:
+    """Group the files of one series into stacks.
+
+    Files stay together that share kind, matrix, pixel spacing, frame of reference and orientation (cosine of rows and
+    of columns at least 1 - 1e-4). A multi-frame object is a stack of its own. Where positions repeat inside a group,
+    byte-equal copies are dropped; if one tag (acquisition, kernel, phase...) then parts the rest into stacks without
+    repetition, it is split by it. ``opener`` is used only to compare the bytes of files that collide.
+    """
+    stacks: list[Stack] = []
+    reasons: dict[str, None] = {}
+    for group in _groups(headers, reasons):
+        kept, lines = _without_copies(group, opener)
+        for part in _parts(kept, reasons):
+            stacks.append(_stack(part, lines))
+    stacks.sort(key=_rank)
+    return Split(tuple(stacks), tuple(_series_lines(stacks, reasons)))
+
+
+def _groups(headers: Sequence[Header], reasons: dict[str, None]) -> list[list[Header]]:
+    """Groups of one grid each, in order of appearance; ``reasons`` collects what told them apart."""
+    groups: list[list[Header]] = []
+    for header in headers:
+        for group in groups:
+            if _difference(group[0].instance, header.instance) is None:
+                group.append(header)
+                break
+        else:
+            groups.append([header])
+    for group in groups[1:]:
+        difference = _difference(groups[0][0].instance, group[0].instance)
+        if difference is not None:
+            reasons[difference] = None
+    return groups
+
+
+def _difference(one: Instance, two: Instance) -> str | None:
+    """What keeps two instances out of one stack, or ``None``."""
+    checks: tuple[tuple[str, Callable[[Instance], Hashable]], ...] = (
+        ("kind", kind_of),
+        ("matrix size", lambda i: (i.rows, i.columns, i.samples_per_pixel)),
+        ("frame of reference", lambda i: i.frame_of_reference_uid),
+        ("position tag", lambda i: i.position_lps_mm is None),
+    )
+    for name, value in checks:
+        if value(one) != value(two):
+            return name
+    if one.number_of_frames > 1 or two.number_of_frames > 1:
+        return "multi-frame object"
+    if not _same_orientation(one.orientation_lps, two.orientation_lps):
+        return "orientation"
+    return None if _same_spacing(one.pixel_spacing_mm, two.pixel_spacing_mm) else "pixel spacing"
+
+
+def _same_orientation(one: Sequence[float] | None, two: Sequence[float] | None) -> bool:
+    if one is None or two is None:
+        return one is two
+    row = sum(a * b for a, b in zip(one[:3], two[:3], strict=True))
+    column = sum(a * b for a, b in zip(one[3:], two[3:], strict=True))
+    # Stored cosines are rounded: two equal ones may have a product a little off 1.
+    return min(row, column) >= 1 - _COSINE_TOLERANCE
+
+
+def _same_spacing(one: Sequence[float] | None, two: Sequence[float] | None) -> bool:
+    if one is None or two is None:
+        return one is two
+    return all(abs(a - b) <= _SPACING_TOLERANCE_SHARE * a for a, b in zip(one, two, strict=True))
+
+
+def _without_copies(group: Sequence[Header], opener: Opener) -> tuple[list[Header], list[ReportLine]]:
+    """The group without files that repeat another: byte-equal files, or equal pixels at one position."""
+    kept: list[Header] = []
+    copies: list[Header] = []
+    by_object: dict[str, list[Header]] = defaultdict(list)
+    by_place: dict[Hashable, list[Header]] = defaultdict(list)
+    digests: dict[tuple[int, bool], str] = {}
+
+    def digest(header: Header, pixels: bool) -> str:
+        key = (id(header), pixels)
+        if key not in digests:
+            digests[key] = _digest(header, opener, header.pixel_offset if pixels else 0)
+        return digests[key]
+
+    repeated_uids = 0
+    for header in group:
+        same_object = by_object[header.instance.sop_instance_uid]
+        same_place = by_place[_place(header.instance)] if header.instance.position_lps_mm else []
+        is_copy = any(
+            other.instance.file_bytes == header.instance.file_bytes and digest(other, False) == digest(header, False)
+            for other in same_object
+        ) or any(
+            _pixel_traits(other) == _pixel_traits(header) and digest(other, True) == digest(header, True)
+            for other in same_place
+        )
+        repeated_uids += bool(same_object) and not is_copy
+        if is_copy:
+            copies.append(header)
+            continue
+        same_object.append(header)
+        same_place.append(header)
+        kept.append(header)
+    lines = []
+    if copies:
+        lines.append(line("identical_duplicates", copies[0].instance.where, count=len(copies)))
+    if repeated_uids:
+        lines.append(line("repeated_object_uid", group[0].instance.where, count=repeated_uids + 1))
+    return kept, lines
+
+
+def _place(instance: Instance) -> Hashable:
+    """A position to 1e-4 mm: copies of one slice carry the same text."""
+    return tuple(round(value, 4) for value in instance.position_lps_mm or ())
+
+
+def _pixel_traits(header: Header) -> Hashable:
+    """All that must be equal, beside the encoded bytes, for two files to hold the same values."""
+    i = header.instance
+    if header.pixel_offset is None:
+        return id(header)
+    return (
+        (i.transfer_syntax_uid, i.bits_allocated, i.bits_stored, i.pixel_representation, i.photometric),
+        (i.rescale_slope, i.rescale_intercept, i.rescale_type, i.padding_value, i.padding_limit),
+        i.file_bytes - header.pixel_offset,
+    )
+
+
+def _digest(header: Header, opener: Opener, offset: int | None) -> str:
+    """SHA-256 of a file from ``offset`` on; a value of its own where the file can no longer be read."""
+    if offset is None:
+        return f"unknown-{id(header)}"
+    hasher = hashlib.sha256()
+    try:
+        with opener.open(header.instance.path, header.instance.member) as stream:
+            stream.seek(offset)
+            while chunk := stream.read(1 << 20):
+                hasher.update(chunk)
+    except Exception:
+        # A damaged archive entry raises errors of many kinds; what cannot be read equals nothing.
+        return f"unreadable-{id(header)}"
+    return hasher.hexdigest()
+
+
+def _parts(group: list[Header], reasons: dict[str, None]) -> list[list[Header]]:
+    """The group itself, or its parts by the first tag that leaves at least two slices and no repetition in each."""
+    if len(group) < 4 or not _repeats(group):
+        return [group]
+    names = [name for name, _ in group[0].variants]
+    for index, name in enumerate(names):
+        parts: dict[Hashable, list[Header]] = defaultdict(list)
+        for header in group:
+            parts[str(header.variants[index][1])].append(header)
+        if len(parts) > 1 and all(len(part) > 1 and not _repeats(part) for part in parts.values()):
+            reasons[name] = None
+            return list(parts.values())
+    return [group]
+
+
+def _repeats(group: Sequence[Header]) -> bool:
+    """Whether two slices of the group lie at one position along the normal."""
+    instances = [header.instance for header in group]
+    if any(i.position_lps_mm is None or i.orientation_lps is None for i in instances):
+        return False
+    return measure_positions(instances).spacing == "repeated"
+
+
+def _stack(group: Sequence[Header], lines: Iterable[ReportLine]) -> Stack:
+    """One stack: sorted, measured, with its findings."""
+    instances = [header.instance for header in group]
+    kind = kind_of(instances[0])
+    placed = all(i.position_lps_mm and i.orientation_lps and i.pixel_spacing_mm for i in instances)
+    positions = measure_positions(instances) if placed and instances[0].number_of_frames == 1 else None
+    if positions is not None:
+        group = [group[index] for index in positions.order]
+    else:
+        group = sorted(group, key=lambda h: (h.instance.instance_number is None, h.instance.instance_number or 0))
+    instances = [header.instance for header in group]
+    found = [*lines, *stack_lines(group, kind, positions)]
+    return Stack(
+        instances=tuple(instances),
+        kind=kind,
+        shape=_shape(instances, kind, positions),
+        spacing_mm=_spacing(instances[0], positions),
+        report=InputReport(tuple(found)),
+    )
+
+
+def _shape(
+    instances: Sequence[Instance], kind: SeriesKind, positions: SlicePositions | None
+) -> tuple[int, int, int] | None:
+    first = instances[0]
+    if first.columns is None or first.rows is None or kind == "not_an_image":
+        return None
+    slices = len(instances) * first.number_of_frames
+    if positions is not None and positions.spacing == "repeated":
+        slices = 1 + int(np.count_nonzero(positions.gaps_mm > GAP_TOLERANCE_MM))
+    return first.columns, first.rows, slices
+
+
+def _spacing(first: Instance, positions: SlicePositions | None) -> tuple[float | None, float | None, float | None]:
+    across, down = (first.pixel_spacing_mm[1], first.pixel_spacing_mm[0]) if first.pixel_spacing_mm else (None, None)
+    if positions is None:
+        return across, down, None
+    return across, down, positions.step_mm or first.slice_thickness_mm
+
+
+def _rank(stack: Stack) -> tuple[int, int, str]:
+    """Volumes first, then by number of images; the file name settles the rest."""
+    return SERIES_KINDS.index(stack.kind), -(stack.shape or (0, 0, 0))[2], stack.instances[0].where
+
+
+def _series_lines(stacks: Sequence[Stack], reasons: dict[str, None]) -> Iterable[ReportLine]:
+    if len(stacks) < 2:
+        return
+    yield line("stacks_split", count=len(stacks), what=", ".join(reasons))
+    localizers = [stack for stack in stacks if stack.kind == "localizer"]
+    if localizers and len(localizers) < len(stacks):
+        count = sum(len(stack.instances) for stack in localizers)
+        yield line("localizer_in_series", localizers[0].instances[0].where, count=count)
