@@ -1,0 +1,16 @@
+"""Writers of results: one file format each, every file whole or not at all."""
+
+from mtnet.results.dicom_seg import SegOutcome, write_dicom_seg
+from mtnet.results.findings_json import findings_to_dict, read_findings_json, write_findings_json
+from mtnet.results.nifti import write_lesions_nifti, write_reconstruction_nifti, write_segmentation_nifti
+
+__all__ = [
+    "SegOutcome",
+    "findings_to_dict",
+    "read_findings_json",
+    "write_dicom_seg",
+    "write_findings_json",
+    "write_lesions_nifti",
+    "write_reconstruction_nifti",
+    "write_segmentation_nifti",
+]

@@ -1,0 +1,282 @@
+"""``findings.json``: everything that one run says about one image, as a published and versioned document."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from mtnet.io.atomic import atomic_path
+from mtnet.results.dicom_seg import SegOutcome
+from mtnet.results.notice import NOT_A_DEVICE
+from mtnet.structures import (
+    Code,
+    Findings,
+    Geometry,
+    ImageClass,
+    InputReport,
+    Label,
+    Lesion,
+    ModelInfo,
+    ReportLine,
+    SeriesChoice,
+    Source,
+    StageCost,
+)
+
+SCHEMA_VERSION = "1.0"
+NO_SEG = SegOutcome(False, "not asked for")
+
+# Decimals that are kept: a ten-thousandth of a millimetre or voxel, a millionth of a score.
+_PLACE = 4
+_SHARE = 6
+
+
+def findings_to_dict(
+    findings: Findings,
+    *,
+    dicom_seg: SegOutcome = NO_SEG,
+    files: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """The document, as plain Python that ``json`` can write.
+
+    Places and lengths are rounded to 1e-4, scores to 1e-6; the affine, image-class probabilities and thresholds keep
+    every digit. Study and series appear by UID only; volumes are not part of it.
+
+    Args:
+        findings: what to tell.
+        dicom_seg: what became of the DICOM SEG.
+        files: names of the files that were written beside it, with their SHA-256 or an empty string.
+    """
+    from mtnet import __version__
+
+    source, model = findings.source, findings.model
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "notice": NOT_A_DEVICE,
+        "software": {"name": "mtnet", "version": __version__},
+        "model": {
+            "name": model.name,
+            "version": model.version,
+            "weights_sha256": model.weights_sha256,
+            "training_data": model.training_data,
+            "weights_licence": model.weights_licence,
+            "intended_use": model.intended_use,
+        },
+        "source": {
+            "study_instance_uid": source.study_instance_uid,
+            "series_instance_uid": source.series_instance_uid,
+            "file_name": source.file_name,
+            "series_choices": [
+                {"series_instance_uid": c.series_instance_uid, "taken": c.taken, "reason": c.reason}
+                for c in source.choices
+            ],
+        },
+        "grid": {
+            "shape_ijk": list(findings.geometry.shape),
+            "spacing_mm": _rounded(findings.geometry.spacing_mm, _SHARE),
+            "affine_lps_mm": [[float(v) for v in row] for row in findings.geometry.affine_lps],
+        },
+        "options": {key: str(value) for key, value in findings.options.items()},
+        "labels": [
+            {
+                "value": label.value,
+                "name": label.name,
+                "colour_rgb": list(label.colour),
+                "code": _code_to_dict(label.code),
+                "region": _code_to_dict(label.region),
+            }
+            for label in findings.labels
+        ],
+        "lesions": [_lesion_to_dict(lesion) for lesion in findings.lesions],
+        # Not rounded: the sides of the threshold must not change.
+        "image_classes": [
+            {
+                "output": c.output,
+                "name": c.name,
+                "probability": float(c.probability),
+                "threshold": float(c.threshold),
+                "present": bool(c.present),
+            }
+            for c in findings.image_classes
+        ],
+        "reconstruction_error": {key: float(value) for key, value in findings.reconstruction_error.items()},
+        "report": [
+            {"code": line.code, "severity": line.severity, "message": line.message, "where": line.where}
+            for line in findings.report
+        ],
+        "costs": [
+            {
+                "stage": c.stage,
+                "seconds": round(float(c.seconds), _PLACE),
+                "peak_memory_bytes": int(c.peak_memory_bytes),
+            }
+            for c in findings.costs
+        ],
+        "dicom_seg": {
+            "written": dicom_seg.written,
+            "reason": dicom_seg.reason,
+            "segments": [
+                {"segment_number": segment, "lesion_number": lesion}
+                for segment, lesion in enumerate(dicom_seg.segments, start=1)
+            ],
+        },
+        "files": [{"name": name, **({"sha256": sha256} if sha256 else {})} for name, sha256 in (files or {}).items()],
+    }
+
+
+def write_findings_json(
+    findings: Findings,
+    path: Path,
+    *,
+    dicom_seg: SegOutcome = NO_SEG,
+    files: Mapping[str, str] | None = None,
+) -> None:
+    """Write ``findings.json``, checked against its schema first.
+
+    Raises:
+        ValueError: a number is not finite, or the document breaks the schema; the message names the key.
+    """
+    document = findings_to_dict(findings, dicom_seg=dicom_seg, files=files)
+    check_document(document)
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def read_findings_json(path: Path) -> Findings:
+    """Read a ``findings.json`` back. Label map, lesion map and reconstruction are None: they are in files of their own.
+
+    Raises:
+        ValueError: the file is no JSON, of another schema version, or breaks the schema.
+    """
+    try:
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{Path(path).name} is not JSON text: {error}") from error
+    version = document.get("schema_version") if isinstance(document, dict) else None
+    if version != SCHEMA_VERSION:
+        raise ValueError(
+            f"{Path(path).name} has schema_version {version!r}; this version of mtnet reads {SCHEMA_VERSION!r}."
+        )
+    check_document(document)
+    source, grid = document["source"], document["grid"]
+    return Findings(
+        geometry=Geometry(_triple(grid["shape_ijk"]), grid["affine_lps_mm"]),
+        source=Source(
+            study_instance_uid=source["study_instance_uid"],
+            series_instance_uid=source["series_instance_uid"],
+            file_name=source["file_name"],
+            choices=tuple(SeriesChoice(**choice) for choice in source["series_choices"]),
+        ),
+        model=ModelInfo(**document["model"]),
+        lesions=tuple(_lesion_from_dict(lesion) for lesion in document["lesions"]),
+        image_classes=tuple(
+            ImageClass(c["output"], c["name"], c["probability"], c["threshold"]) for c in document["image_classes"]
+        ),
+        labels=tuple(
+            Label(
+                la["value"],
+                la["name"],
+                _triple(la["colour_rgb"]),
+                _code_from_dict(la["code"]),
+                _code_from_dict(la["region"]),
+            )
+            for la in document["labels"]
+        ),
+        reconstruction_error=document["reconstruction_error"],
+        report=InputReport(tuple(ReportLine(**line) for line in document["report"])),
+        costs=tuple(StageCost(**cost) for cost in document["costs"]),
+        options=document["options"],
+    )
+
+
+def schema() -> dict[str, Any]:
+    """The published JSON Schema (draft-07) of ``findings.json``."""
+    text = resources.files("mtnet.results").joinpath("schema", f"findings-{SCHEMA_VERSION}.json").read_text("utf-8")
+    document: dict[str, Any] = json.loads(text)
+    return document
+
+
+def check_document(document: Any) -> None:
+    """Check a document against the schema.
+
+    Raises:
+        ValueError: naming the key and what is wrong with it.
+    """
+    from jsonschema import Draft7Validator
+
+    _refuse_non_finite(document, "")
+    errors = sorted(Draft7Validator(schema()).iter_errors(document), key=lambda e: [str(p) for p in e.absolute_path])
+    if errors:
+        told = "\n".join(f"  {_key(error.absolute_path)}: {error.message[:300]}" for error in errors[:5])
+        raise ValueError(f"The findings break the schema findings-{SCHEMA_VERSION}.json:\n{told}")
+
+
+def _refuse_non_finite(value: Any, key: str) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{key} is {value}; findings.json holds finite numbers only.")
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            _refuse_non_finite(inner, f"{key}.{name}" if key else name)
+    elif isinstance(value, list):
+        for n, inner in enumerate(value):
+            _refuse_non_finite(inner, f"{key}[{n}]")
+
+
+def _key(path: Any) -> str:
+    return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path).lstrip(".") or "document"
+
+
+def _lesion_to_dict(lesion: Lesion) -> dict[str, Any]:
+    return {
+        "number": lesion.number,
+        "label": lesion.label,
+        "score": round(float(lesion.score), _SHARE),
+        "box_index": _rounded(lesion.box_index, _PLACE),
+        "box_lps_mm": _rounded(lesion.box_lps_mm, _PLACE),
+        "centre_lps_mm": _rounded(lesion.centre_lps_mm, _PLACE),
+        "tracking_uid": lesion.tracking_uid,
+        "class_probabilities": {
+            channel: {name: round(float(p), _SHARE) for name, p in classes.items()}
+            for channel, classes in lesion.class_probabilities.items()
+        },
+        "measures": {key: round(float(value), _SHARE) for key, value in lesion.measures.items()},
+        "mask_component": lesion.number if lesion.mask_voxels else None,
+        "mask_voxels": int(lesion.mask_voxels),
+        "volume_mm3": _optional(lesion.volume_mm3),
+        "longest_axial_diameter_mm": _optional(lesion.longest_axial_diameter_mm),
+        "short_axial_diameter_mm": _optional(lesion.short_axial_diameter_mm),
+    }
+
+
+def _lesion_from_dict(document: Mapping[str, Any]) -> Lesion:
+    fields = {key: value for key, value in document.items() if key != "mask_component"}
+    for key in ("box_index", "box_lps_mm", "centre_lps_mm"):
+        fields[key] = tuple(float(v) for v in fields[key])
+    return Lesion(**fields)
+
+
+def _code_to_dict(code: Code | None) -> dict[str, str] | None:
+    return None if code is None else {"value": code.value, "scheme": code.scheme, "meaning": code.meaning}
+
+
+def _code_from_dict(document: Mapping[str, str] | None) -> Code | None:
+    return None if document is None else Code(**document)
+
+
+def _rounded(values: Sequence[float], places: int) -> list[float]:
+    # Adding 0.0 turns -0.0 into 0.0.
+    return [round(float(v), places) + 0.0 for v in values]
+
+
+def _optional(value: float | None) -> float | None:
+    return None if value is None else round(float(value), _PLACE)
+
+
+def _triple(values: Sequence[int]) -> tuple[int, int, int]:
+    first, second, third = values
+    return first, second, third
