@@ -29,6 +29,8 @@ class Anatomy:
         mediastinum: half width at the level of the hila.
         heart_centre, heart_radii: the heart as an ellipsoid, turned by ``heart_turn`` (columns).
         spine_y: centre of the vertebral bodies.
+        bulges: rows of side, y, z, height, width and length by which hila, aortic arch, great veins and others press
+            into the lungs.
     """
 
     half_width: float
@@ -47,6 +49,7 @@ class Anatomy:
     heart_radii: Triple
     heart_turn: np.ndarray[tuple[int, ...], np.dtype[np.float64]]
     spine_y: float
+    bulges: tuple[tuple[float, float, float, float, float, float], ...]
 
     @classmethod
     def random(cls, rng: np.random.Generator) -> Anatomy:
@@ -83,6 +86,7 @@ class Anatomy:
             heart_radii=(heart[0], heart[1], heart[2]),
             heart_turn=turn,
             spine_y=0.62 * half_depth,
+            bulges=_bulges(rng, 0.62 * half_depth, apex, size),
         )
 
     @property
@@ -146,12 +150,12 @@ class Anatomy:
         height: FloatArray | None = None
         slope2: FloatArray | None = None
         for sign, top, share in ((-1, self.dome_z[0], 1 - side), (1, self.dome_z[1], side)):
-            u = (xb - sign * 0.42 * self.half_width) / (0.62 * self.half_width)
-            v = (yb + 0.12 * self.half_depth) / (1.0 * self.half_depth)
+            u = (xb - sign * 0.45 * self.half_width) / (0.64 * self.half_width)
+            v = (yb + 0.3 * self.half_depth) / (1.15 * self.half_depth)
             s = u * u + v * v
             fall = self.dome_drop * (0.35 * s + 0.65 * s * s)
             grade = self.dome_drop * (0.35 + 1.3 * s)
-            steep = (2 * u * grade / (0.62 * self.half_width)) ** 2 + (2 * v * grade / self.half_depth) ** 2
+            steep = (2 * u * grade / (0.64 * self.half_width)) ** 2 + (2 * v * grade / (1.15 * self.half_depth)) ** 2
             height = share * (top - fall) if height is None else height + share * (top - fall)
             slope2 = share * steep if slope2 is None else slope2 + share * steep
         assert height is not None and slope2 is not None
@@ -165,9 +169,11 @@ class Anatomy:
         width = np.interp(
             yb / d, [-1.0, -0.7, -0.35, 0.0, 0.3, 0.6, 0.85, 1.05], [3, 5, 0.85 * w, w, 0.9 * w, 27, 33, 48]
         ).astype(np.float32)
-        offset = np.float32(-3 * np.exp(-((self.roll_rad * 20) ** 2)))
-        apex = self.narrowing(z) ** 2
-        return width - np.abs(xb - offset) + np.float32(6) * apex
+        distance = width - np.abs(xb) + np.float32(6) * self.narrowing(z) ** 2
+        for side, y0, z0, high, wide, tall in self.bulges:
+            across = np.where(xb * side > 0, high * np.exp(-(((yb - y0) / wide) ** 2)), 0).astype(np.float32)
+            distance = distance + across * np.exp(-(((z - np.float32(z0)) / np.float32(tall)) ** 2))
+        return np.asarray(distance, dtype=np.float32)
 
     def heart(self, x: FloatArray, y: FloatArray, z: FloatArray) -> FloatArray:
         """Distance to the heart."""
@@ -193,3 +199,31 @@ class Anatomy:
         """Distance to the lungs' surface at points ``(n, 3)``."""
         p = points_lps_mm.astype(np.float32)
         return self.lung(p[..., 0], p[..., 1], p[..., 2])
+
+
+def _bulges(
+    rng: np.random.Generator, spine_y: float, apex_z: float, size: float
+) -> tuple[tuple[float, float, float, float, float, float], ...]:
+    """Where mediastinal structures press into the lungs, with some that have no name."""
+    rows = [
+        (-1.0, 4.0, 0.0, 11.0, 17.0, 20.0),
+        (1.0, 8.0, 8.0, 11.0, 17.0, 18.0),
+        (1.0, spine_y - 30, 0.42 * apex_z, 12.0, 24.0, 15.0),
+        (-1.0, spine_y - 62, 0.45 * apex_z, 8.0, 18.0, 45.0),
+        (1.0, spine_y - 8, -10.0, 7.0, 13.0, 90.0),
+    ]
+    for _ in range(6):
+        rows.append(
+            (
+                float(rng.choice([-1.0, 1.0])),
+                rng.uniform(-70, 70),
+                rng.uniform(-80, 0.9 * apex_z),
+                rng.uniform(-6, 7),
+                rng.uniform(10, 26),
+                rng.uniform(10, 30),
+            )
+        )
+    return tuple(
+        (side, y, z + rng.normal(0, 3), high * size * rng.uniform(0.6, 1.2), wide * size, tall * size)
+        for side, y, z, high, wide, tall in rows
+    )

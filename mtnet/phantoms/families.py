@@ -74,7 +74,7 @@ FAMILIES: dict[Family, FamilyStyle] = {
         grain_hu=(14.0, 11.0, 13.0),
         rib_ends=(0.0, 0.35),
         bulge=(1.0, 1.25),
-        leaf_radius_mm=(0.45, 0.62),
+        leaf_radius_mm=(0.48, 0.8),
         scars=4,
     ),
     "held_out": FamilyStyle(
@@ -98,7 +98,7 @@ FAMILIES: dict[Family, FamilyStyle] = {
         grain_hu=(18.0, 8.0, 9.0, 16.0),
         rib_ends=(0.4, 0.8),
         bulge=(1.15, 1.4),
-        leaf_radius_mm=(0.5, 0.66),
+        leaf_radius_mm=(0.52, 0.8),
         scars=7,
     ),
 }

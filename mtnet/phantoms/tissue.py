@@ -131,6 +131,9 @@ def parenchyma(
     for scale, strength in zip(style.grain_mm, style.grain_hu, strict=True):
         knot = max(scale, 1.6 * max(spacing))
         image += np.float32(strength * rng.uniform(0.6, 1.3)) * smooth_noise(rng, canvas.shape, spacing, knot)
+    if rng.random() < 0.35:
+        cloud = smooth_noise(rng, canvas.shape, spacing, rng.uniform(28, 55))
+        image += np.float32(rng.uniform(40, 150)) * np.clip(cloud - np.float32(0.9), 0, 1.5)
     for side in (-1, 1):
         wave = 4 * np.sin(x / rng.uniform(18, 30) + rng.uniform(0, 6)) + 3 * np.sin(y / rng.uniform(20, 30))
         surface = rng.uniform(-5, 12) - rng.uniform(0.9, 1.3) * y + wave
@@ -179,7 +182,7 @@ def grow_trees(anatomy: Anatomy, style: FamilyStyle, spacing_mm: float, rng: np.
     leaf = rng.uniform(*style.leaf_radius_mm)
     for side, hilum in zip((-1, 1), anatomy.hila, strict=True):
         for vein in (False, True):
-            count = int(rng.integers(330, 480) * (0.7 if vein else 1.0) / max(1.0, spacing_mm / 1.6) ** 2)
+            count = int(rng.integers(600, 1000) * (0.7 if vein else 1.0) / max(1.0, spacing_mm / 1.6) ** 2)
             targets = _targets(anatomy, side, max(count, 12), rng)
             root = np.asarray(hilum) + (np.array([side * -4.0, -8.0, -14.0]) if vein else 0.0)
             tree = grow(rng, (root[0], root[1], root[2]), targets, leaf_radius_mm=leaf)

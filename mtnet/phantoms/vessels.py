@@ -15,7 +15,7 @@ def grow(
     *,
     leaf_radius_mm: float,
     exponent: float = 2.7,
-    wiggle: float = 0.09,
+    wiggle: float = 0.05,
 ) -> Points:
     """Grow a tree from a root to every target point.
 
@@ -28,19 +28,22 @@ def grow(
     """
     segments: list[Points] = []
     power = 1 / exponent
-    stack = [(np.asarray(root_mm, dtype=np.float64), np.arange(len(targets_mm)), leaf_radius_mm * len(targets_mm) ** power)]
+    first = leaf_radius_mm * len(targets_mm) ** power
+    stack = [(np.asarray(root_mm, dtype=np.float64), np.zeros(3), np.arange(len(targets_mm)), first)]
     while stack:
-        start, members, before = stack.pop()
+        start, heading, members, before = stack.pop()
         for half in _split(rng, targets_mm, members):
             if len(half) == 0:
                 continue
             middle = targets_mm[half].mean(axis=0)
-            share = 1.0 if len(half) == 1 else rng.uniform(0.32, 0.5)
+            share = 1.0 if len(half) == 1 else rng.uniform(0.36, 0.6)
             end = start + share * (middle - start)
             radius = leaf_radius_mm * len(half) ** power
-            segments.append(_curve(rng, start, end, min(before, 1.15 * radius), radius, wiggle))
+            pieces = _curve(rng, start, end, heading, min(before, 1.15 * radius), radius, wiggle)
+            segments.append(pieces)
             if len(half) > 1:
-                stack.append((end, half, radius))
+                onward = pieces[-1, 3:6] - pieces[-1, :3]
+                stack.append((end, onward / max(float(np.linalg.norm(onward)), 1e-6), half, radius))
     return np.concatenate(segments) if segments else np.zeros((0, 8))
 
 
@@ -55,15 +58,17 @@ def _split(rng: np.random.Generator, points: Points, members: NDArray[np.intp]) 
     return members[order[:cut]], members[order[cut:]]
 
 
-def _curve(rng: np.random.Generator, start: Points, end: Points, r0: float, r1: float, wiggle: float) -> Points:
-    """A branch as short straight pieces through points beside the straight line."""
+def _curve(
+    rng: np.random.Generator, start: Points, end: Points, heading: Points, r0: float, r1: float, wiggle: float
+) -> Points:
+    """A branch as short straight pieces that leaves its parent along ``heading`` and bends towards its end."""
     length = float(np.linalg.norm(end - start))
-    pieces = int(np.clip(np.ceil(length / 12), 1, 6))
+    pieces = int(np.clip(np.ceil(length / 7), 1, 6))
     t = np.linspace(0, 1, pieces + 1)
     line = start + t[:, None] * (end - start)
     if pieces > 1:
         bend = rng.normal(0, wiggle * length, 3)
-        line += np.sin(np.pi * t)[:, None] * bend
+        line += np.sin(np.pi * t)[:, None] * bend + (1.1 * length * t * (1 - t) ** 2)[:, None] * heading
         line[1:-1] += rng.normal(0, 0.02 * length, (pieces - 1, 3))
     radii = r0 + t * (r1 - r0)
     return np.concatenate([line[:-1], line[1:], radii[:-1, None], radii[1:, None]], axis=1)
