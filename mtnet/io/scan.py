@@ -75,7 +75,8 @@ def _read_headers(
         if found is None:
             foreign.append(entry)
         elif isinstance(found, ReportLine):
-            lines.append(found)
+            if found not in lines:  # Media carry one directory file a folder, all of one name.
+                lines.append(found)
         else:
             headers.append(found)
     return headers, lines, foreign

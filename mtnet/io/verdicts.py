@@ -117,6 +117,10 @@ VERDICTS: Mapping[str, Verdict] = {
     "unsafe_entry": _refused("The archive entry is {what}; it is not read."),
     "unsupported_format": _refused("Not a format that is read here: {reason}"),
     "nothing_found": _refused("No readable image was found: {files} file(s) looked at."),
+    # Choice of a series
+    "no_series_suits": _refused("None of {count} series suits."),
+    "series_passed_over": _refused("Passed over: {reason}."),
+    "series_not_found": _refused("There is no series {uid}. Series UIDs here: {known}."),
     # Folders
     "stacks_split": _note("The series falls into {count} stacks that differ in {what}; they are kept apart."),
     "localizer_in_series": _note("{count} localizer image(s) stand in this series; they are kept apart."),
