@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mtnet.inference.precision import Precision
 from mtnet.structures import Geometry, ReportLine
 
 Importance = Literal["gaussian", "constant"]
-Precision = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
