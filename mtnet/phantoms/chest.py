@@ -107,7 +107,7 @@ def draw_chest(
     fine = Geometry.from_parts((*target.shape[:2], weights.shape[1]), (*spacing_mm[:2], step), origin)
 
     canvas = Canvas.of(fine)
-    trees = grow_trees(anatomy, style, max(spacing_mm), rngs[3])
+    trees = grow_trees(anatomy, style, canvas.edge_mm, rngs[3])
     drawn = _place(anatomy, trees, style, target, nodules, rngs[4])
     image, lung_fraction = _draw(canvas, anatomy, mood, style, trees, drawn, rngs[5])
     image = scanner.blur(image, fine.spacing_mm)
