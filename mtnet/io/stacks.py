@@ -198,7 +198,9 @@ def _stack(group: Sequence[Header], lines: Iterable[ReportLine]) -> Stack:
     """One stack: sorted, measured, with its findings."""
     instances = [header.instance for header in group]
     kind = kind_of(instances[0])
-    placed = all(i.position_lps_mm and i.orientation_lps and i.pixel_spacing_mm for i in instances)
+    placed = all(
+        None not in (i.position_lps_mm, i.orientation_lps, i.pixel_spacing_mm, i.rows, i.columns) for i in instances
+    )
     positions = measure_positions(instances) if placed and instances[0].number_of_frames == 1 else None
     if positions is not None:
         group = [group[index] for index in positions.order]
