@@ -1,0 +1,186 @@
+"""The window engine as a MONAI ``Inferer``, for bundle configs and the hosts that run them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from math import lcm
+from typing import Any, Literal, get_args
+
+import torch
+from monai.data import MetaTensor
+from monai.inferers import Inferer
+from torch import Tensor
+
+from mtnet.inference.engine import run
+from mtnet.inference.plan import Detections, Importance, Outputs, Plan
+from mtnet.inference.precision import Precision
+from mtnet.inference.windows import pad_to_window
+from mtnet.structures import OutputSpec
+
+Layout = Literal["batch", "list"]
+DenseForm = Literal["logits", "probabilities", "labels"]
+
+
+class MultiTaskInferer(Inferer):
+    """All answers of a multi-task network, by sliding windows, in one dict of batch-first tensors.
+
+    The network says in ``outputs`` what it gives (``mtnet.nets.MultiTaskNet`` does). By kind its answers become
+
+    - dense: ``(B, C, *S)`` blended as ``monai.inferers.SlidingWindowInferer`` blends, ``MetaTensor`` where the input is
+      one; a coarse output is interpolated to the image. See ``dense`` for what the values are.
+    - boxes: ``(B, M, 2D + 3 + L)``: lows and highs in voxel index of the input, score, label index, valid (1, or 0 for
+      rows that only fill up), then the activated per-lesion channels. M is the most boxes of an item, at least 1:
+      hosts take a batch apart along its first axis, so items cannot have different lengths.
+    - global: ``(B, C)``, activated.
+
+    Args:
+        roi_size: window, one size for all axes or one each.
+        overlap: share of a window in common with the next.
+        sw_batch_size: windows in one pass.
+        mode: ``gaussian`` or ``constant`` importance.
+        cval: value of the padding at the high end, where the input is no whole number of windows and cells.
+        layout: ``batch``, or ``list`` for one dict an item without the batch axis, which MONAI Deploy needs.
+        dense: ``logits`` (raw blended values, for a config that activates them itself), ``probabilities``, or
+            ``labels`` (``(B, 1, *S)``).
+        precision: ``float32``, ``bfloat16`` or ``float16``.
+        device: where the network lies; that of the inputs by default. Answers come back on the inputs' device.
+        nms_iou: IoU above which a box is dropped for a better one.
+        score_floor: boxes below it are not returned.
+        max_boxes: of one item.
+
+    Raises:
+        ValueError: an option is none of those named.
+    """
+
+    def __init__(
+        self,
+        roi_size: Sequence[int] | int,
+        overlap: float = 0.25,
+        sw_batch_size: int = 1,
+        mode: Importance = "gaussian",
+        *,
+        cval: float = 0.0,
+        layout: Layout = "batch",
+        dense: DenseForm = "logits",
+        precision: Precision = "float32",
+        device: str | None = None,
+        nms_iou: float = 0.22,
+        score_floor: float = 0.05,
+        max_boxes: int = 300,
+    ) -> None:
+        super().__init__()
+        if layout not in get_args(Layout):
+            raise ValueError(f"layout is {layout!r}; expected one of {', '.join(get_args(Layout))}.")
+        if dense not in get_args(DenseForm):
+            raise ValueError(f"dense is {dense!r}; expected one of {', '.join(get_args(DenseForm))}.")
+        self.roi_size = roi_size
+        self.cval = cval
+        self.layout = layout
+        self.dense = dense
+        self.device = device
+        window = (roi_size, roi_size) if isinstance(roi_size, int) else tuple(roi_size)
+        self._plan = Plan(
+            window=window,
+            overlap=overlap,
+            batch=sw_batch_size,
+            importance=mode,
+            precision=precision,
+            nms_iou=nms_iou,
+            score_floor=score_floor,
+            max_boxes=max_boxes,
+        )
+
+    def __call__(
+        self, inputs: Tensor, network: Callable[..., Mapping[str, Tensor]], *args: Any, **kwargs: Any
+    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """Run ``network`` over ``inputs`` ``(B, C, *S)``; further arguments go to the network.
+
+        Raises:
+            ValueError: the network does not say what its outputs are.
+        """
+        view = _View(network, self.dense, args, kwargs)
+        images = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
+        dims = images.ndim - 2
+        window = (self.roi_size,) * dims if isinstance(self.roi_size, int) else tuple(self.roi_size)
+        stride = lcm(*(s for spec in view.outputs for s in spec.strides))
+        items = []
+        for image in images.split(1):
+            padded, valid = pad_to_window(image, window, stride, self.cval)
+            plan = replace(self._plan, window=window, valid_shape=valid, device=self.device or str(images.device))
+            items.append(_tensors(run(view, padded, plan), view.outputs, images.device))
+        rows = {name: max(1, *(item[name].shape[0] for item in items)) for name in _box_names(view.outputs)}
+        batch = {name: torch.stack([_filled(item[name], rows.get(name)) for item in items]) for name in items[0]}
+        if isinstance(inputs, MetaTensor):
+            for spec in view.outputs:
+                if spec.kind == "dense":
+                    batch[spec.name] = MetaTensor(batch[spec.name]).copy_meta_from(inputs, copy_attr=False)
+        if self.layout == "batch":
+            return batch
+        return [{name: tensor[n] for name, tensor in batch.items()} for n in range(len(items))]
+
+
+class _View:
+    """The network as the engine sees it, with dense outputs in the form that is wanted."""
+
+    def __init__(
+        self,
+        network: Callable[..., Mapping[str, Tensor]],
+        dense: DenseForm,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+    ) -> None:
+        # DistributedDataParallel and its like keep the network under this name.
+        specs = getattr(network, "outputs", None) or getattr(getattr(network, "module", None), "outputs", None)
+        if not specs:
+            raise ValueError(
+                f"{type(network).__name__} has no outputs; MultiTaskInferer needs a network that says in .outputs what "
+                "it gives, such as mtnet.nets.MultiTaskNet."
+            )
+        self.outputs: tuple[OutputSpec, ...] = tuple(_as_wanted(spec, dense) for spec in specs)
+        self._network = network
+        self._args = args
+        self._kwargs = kwargs
+
+    def __call__(self, image: Tensor, /) -> Mapping[str, Tensor]:
+        return self._network(image, *self._args, **self._kwargs)
+
+
+def _as_wanted(spec: OutputSpec, dense: DenseForm) -> OutputSpec:
+    if spec.kind != "dense" or dense == "labels":
+        return spec
+    if dense == "probabilities":
+        return replace(spec, labels=(), background=0.0)
+    return replace(spec, labels=(), background=0.0, activation="none", temperature=1.0)
+
+
+def _box_names(specs: Sequence[OutputSpec]) -> list[str]:
+    return [spec.name for spec in specs if spec.kind == "boxes"]
+
+
+def _tensors(outputs: Outputs, specs: Sequence[OutputSpec], device: torch.device) -> dict[str, Tensor]:
+    """One item's answers in the order of the network's outputs, boxes as rows."""
+    made: dict[str, Tensor] = {}
+    for spec in specs:
+        if spec.name in outputs.dense:
+            made[spec.name] = torch.from_numpy(outputs.dense[spec.name].array).contiguous()
+        elif spec.name in outputs.boxes:
+            made[spec.name] = _rows(outputs.boxes[spec.name])
+        elif spec.name in outputs.global_:
+            made[spec.name] = outputs.global_[spec.name]
+    return {name: tensor.to(device) for name, tensor in made.items()}
+
+
+def _rows(found: Detections) -> Tensor:
+    """Boxes as ``(N, 2D + 3 + L)`` rows; see ``MultiTaskInferer``."""
+    columns = [found.box_index.float(), found.score.float()[:, None], found.label.float()[:, None]]
+    return torch.cat([*columns, torch.ones(len(found.score), 1), *found.lesion.values()], dim=1)
+
+
+def _filled(tensor: Tensor, rows: int | None) -> Tensor:
+    """``tensor`` with rows of zeros, so not valid, up to ``rows``; as it is where ``rows`` is None."""
+    if rows is None:
+        return tensor
+    filled = tensor.new_zeros(rows, tensor.shape[1])
+    filled[: len(tensor)] = tensor
+    return filled
