@@ -12,9 +12,9 @@ from mtnet.io.limits import Limits
 from mtnet.io.pixels import AIR_HU, read_stored, to_values
 from mtnet.io.positions import SlicePositions, measure_positions
 from mtnet.io.repair import needs_repair, repaired_grid, resample
-from mtnet.io.verdicts import judge, line, mode_of
+from mtnet.io.verdicts import Mode, judge, line, mode_of
 from mtnet.structures.geometry import Geometry
-from mtnet.structures.report import RefusedError
+from mtnet.structures.report import RefusedError, ReportLine
 from mtnet.structures.study import Instance, Series, Stack
 from mtnet.structures.volume import Volume
 
@@ -46,7 +46,8 @@ def load(
         RefusedError: whatever cannot be read right; its lines say why.
         ValueError: ``strict`` and ``repair`` are both set.
     """
-    report = judge((*series.report, *stack.report), mode_of(strict=strict, repair=repair))
+    mode = mode_of(strict=strict, repair=repair)
+    report = judge((*series.report, *stack.report, *_inverted(stack, mode)), mode)
     if report.refusals:
         raise RefusedError(report.refusals)
     if stack.kind != "volume":
@@ -64,6 +65,22 @@ def load(
     if mending:
         slices = resample(slices, positions, pixel_mm, grid, AIR_HU if air else float(np.min(slices)))
     return Volume(slices.transpose(2, 1, 0)[None], grid, instances[0].modality, report)
+
+
+def _inverted(stack: Stack, mode: Mode) -> tuple[ReportLine, ...]:
+    """What MONOCHROME1 means for a volume.
+
+    PS3.3 C.7.6.3.1.2 makes it a matter of display, after rescale; ITK and some writers invert stored values instead.
+    Which of them wrote a file cannot be told from it.
+    """
+    found = next((item for item in stack.instances if item.photometric == "MONOCHROME1"), None)
+    if found is None:
+        return ()
+    message = (
+        "PhotometricInterpretation (0028,0004) is MONOCHROME1, and writers disagree on whether stored values are then "
+        "inverted. Repair takes them as rescale gives them, as the standard says."
+    )
+    return (ReportLine("monochrome1_values", "repaired" if mode == "repair" else "refused", message, found.where),)
 
 
 def _pixels_of(first: Instance) -> tuple[tuple[float, float], tuple[int, int]]:

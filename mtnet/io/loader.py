@@ -1,0 +1,144 @@
+"""The ``LoadImaged`` of mtnet's configs: MONAI's transform over ``mtnet.io.read``. No other io module needs MONAI."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monai.config import DtypeLike, KeysCollection
+from monai.data import ImageReader
+from monai.transforms import LoadImaged
+from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
+
+from mtnet.io.limits import Limits
+from mtnet.io.read import Reading, read_volume
+from mtnet.io.select import CHEST_CT_RULE, SeriesRule
+
+_DEFAULT_LIMITS = Limits()
+
+
+class StudyReader(ImageReader):  # type: ignore[misc]  # MONAI is not followed by mypy
+    """MONAI reader of a DICOM folder or zip (the series that the rule chooses), NIfTI, NRRD or MetaImage.
+
+    ``LoadImage(reader=...)`` tries other readers when this one refuses, and they would be wrong in silence: use
+    ``LoadImageStudyd``, or hand this reader to each call.
+
+    Args:
+        rule: which series suits, and which is best.
+        series_uid: take this series whatever the rule says.
+        strict: refuse what would be repaired.
+        repair: mend what is refused by default and can be mended.
+        limits: what the input may cost.
+    """
+
+    def __init__(
+        self,
+        rule: SeriesRule = CHEST_CT_RULE,
+        *,
+        series_uid: str | None = None,
+        strict: bool = False,
+        repair: bool = False,
+        limits: Limits = _DEFAULT_LIMITS,
+    ) -> None:
+        super().__init__()
+        self.rule = rule
+        self.series_uid = series_uid
+        self.strict = strict
+        self.repair = repair
+        self.limits = limits
+
+    def verify_suffix(self, filename: Any) -> bool:
+        """Whether the path exists: content, not name, tells the format."""
+        return all(Path(name).exists() for name in ensure_tuple(filename))
+
+    def read(self, data: Any, **kwargs: Any) -> Reading:
+        """Read one path.
+
+        Raises:
+            ValueError: several paths were given.
+            FileNotFoundError, RefusedError: as ``read_volume``.
+        """
+        names = ensure_tuple(data)
+        if len(names) != 1:
+            raise ValueError(f"{len(names)} paths were given for one image; give the folder, zip or file itself.")
+        return read_volume(
+            Path(names[0]),
+            rule=self.rule,
+            series_uid=self.series_uid,
+            strict=self.strict,
+            repair=self.repair,
+            limits=self.limits,
+        )
+
+    def get_data(self, img: Reading) -> tuple[np.ndarray[Any, Any], dict[str, Any]]:
+        """``(i, j, k)`` array and metadata: RAS affine and, as JSON text, the input report and choice of series."""
+        volume = img.volume
+        affine = volume.geometry.affine_ras
+        meta: dict[str, Any] = {
+            MetaKeys.AFFINE: affine.copy(),
+            MetaKeys.ORIGINAL_AFFINE: affine.copy(),
+            MetaKeys.SPATIAL_SHAPE: np.asarray(volume.geometry.shape),
+            MetaKeys.SPACE: SpaceKeys.RAS,
+            MetaKeys.ORIGINAL_CHANNEL_DIM: "no_channel",
+            "modality": volume.modality,
+            "series_instance_uid": img.selection.series.series_instance_uid if img.selection else "",
+            "input_report": json.dumps([asdict(item) for item in volume.report]),
+            "series_choices": json.dumps([asdict(choice) for choice in img.choices]),
+        }
+        return volume.array[0], meta
+
+
+class LoadImageStudyd(LoadImaged):  # type: ignore[misc]  # MONAI is not followed by mypy
+    """``LoadImaged`` that reads with ``StudyReader`` and nothing else; usable in any bundle config by ``_target_``.
+
+    The loaded item is a ``MetaTensor`` with RAS affine; ``meta["input_report"]`` and ``meta["series_choices"]`` are
+    JSON text, so that batches of them collate.
+
+    Args:
+        keys: keys of the items that hold a path.
+        rule, series_uid, strict, repair, limits: see ``StudyReader``.
+        dtype: of the tensor.
+        ensure_channel_first: give ``(1, i, j, k)`` rather than ``(i, j, k)``.
+        image_only: give the tensor alone; else also ``<key>_meta_dict``.
+        allow_missing_keys: pass over keys that an item lacks.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        rule: SeriesRule = CHEST_CT_RULE,
+        *,
+        series_uid: str | None = None,
+        strict: bool = False,
+        repair: bool = False,
+        limits: Limits = _DEFAULT_LIMITS,
+        dtype: DtypeLike = np.float32,
+        ensure_channel_first: bool = False,
+        image_only: bool = True,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(
+            keys,
+            dtype=dtype,
+            ensure_channel_first=ensure_channel_first,
+            image_only=image_only,
+            allow_missing_keys=allow_missing_keys,
+        )
+        self.reader = StudyReader(rule, series_uid=series_uid, strict=strict, repair=repair, limits=limits)
+
+    def __call__(self, data: Mapping[Hashable, Any], reader: ImageReader | None = None) -> dict[Hashable, Any]:
+        """Load every key of ``data``.
+
+        Args:
+            data: item with paths under the keys.
+            reader: another reader for this call alone.
+
+        Raises:
+            FileNotFoundError, RefusedError: as ``read_volume``; no other reader is tried.
+        """
+        loaded: dict[Hashable, Any] = super().__call__(data, reader or self.reader)
+        return loaded
