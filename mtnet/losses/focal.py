@@ -8,6 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+_EASE_FLOOR = 1e-12
+"""Least modulating factor: below gamma 1 the slope of a power at exactly 0 is infinite, and its gradient NaN."""
+
 
 def softmax_focal(logits: Tensor, target: Tensor, gamma: float = 2.0, class_weight: Tensor | None = None) -> Tensor:
     """Focal loss of every element, -alpha_y (1 - p_y)^gamma ln p_y with p = softmax over channels.
@@ -27,7 +30,7 @@ def softmax_focal(logits: Tensor, target: Tensor, gamma: float = 2.0, class_weig
     known = target >= 0
     labels = target.clamp_min(0).long()
     log_p = F.log_softmax(logits.float(), 1).gather(1, labels[:, None])[:, 0]
-    loss = -((1 - log_p.exp()).clamp_min(0) ** gamma) * log_p
+    loss = -((1 - log_p.exp()).clamp_min(_EASE_FLOOR) ** gamma) * log_p
     if class_weight is not None:
         loss = loss * class_weight.to(loss)[labels]
     return loss * known
@@ -48,7 +51,7 @@ def sigmoid_focal(logits: Tensor, target: Tensor, gamma: float = 2.0, alpha: flo
     logits, target = logits.float(), target.float()
     bce = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     p = logits.sigmoid()
-    loss = bce * (p + target - 2 * p * target) ** gamma
+    loss = bce * (p + target - 2 * p * target).clamp_min(_EASE_FLOOR) ** gamma
     if alpha is not None:
         loss = loss * (alpha * target + (1 - alpha) * (1 - target))
     return loss
