@@ -31,7 +31,9 @@ _LOSSY_SYNTAXES = frozenset(
 )
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _EXPLICIT_BIG_ENDIAN = "1.2.840.10008.1.2.2"
-_NATIVE_SYNTAXES = frozenset({"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", _EXPLICIT_BIG_ENDIAN, ""})
+_IMPLICIT = "1.2.840.10008.1.2"
+_EXPLICIT = "1.2.840.10008.1.2.1"
+_NATIVE_SYNTAXES = frozenset({_IMPLICIT, _EXPLICIT, _EXPLICIT_BIG_ENDIAN})
 _UNDEFINED_LENGTH = 0xFFFFFFFF
 _LONG_VRS = (b"OB", b"OW", b"OF", b"OD", b"UN")
 
@@ -122,7 +124,7 @@ def _parse(stream: IO[bytes], entry: FileEntry, limits: Limits, *, marked: bool)
         warnings.simplefilter("ignore")
         dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=True, specific_tags=list(_TAGS))
         meta = getattr(dataset, "file_meta", None) or {}
-        syntax = str(meta.get("TransferSyntaxUID", "") or "")
+        syntax = str(meta.get("TransferSyntaxUID", "") or "") or _encoding(dataset)
         sop_class = str(dataset.get("SOPClassUID", "") or meta.get("MediaStorageSOPClassUID", "") or "")
         if sop_class == _DICOMDIR_CLASS:
             return line("dicomdir_skipped", entry.where)
@@ -160,6 +162,14 @@ def _parse(stream: IO[bytes], entry: FileEntry, limits: Limits, *, marked: bool)
             pixel_offset=offset,
             problems=problems,
         )
+
+
+def _encoding(dataset: Dataset) -> str:
+    """The transfer syntax that a data set without file meta was found to be in; such files are never compressed."""
+    # pydicom 3 and 2.4 name it differently.
+    encoding = getattr(dataset, "original_encoding", None)
+    implicit, little = encoding or (dataset.read_implicit_vr, dataset.read_little_endian)
+    return _IMPLICIT if implicit else _EXPLICIT if little else _EXPLICIT_BIG_ENDIAN
 
 
 def _instance(dataset: Dataset, entry: FileEntry, sop_class: str, sop_uid: str, syntax: str) -> Instance:
