@@ -2,15 +2,21 @@
 
 from mtnet.results.dicom_seg import SegOutcome, write_dicom_seg
 from mtnet.results.findings_json import findings_to_dict, read_findings_json, write_findings_json
+from mtnet.results.folder import RESULT_FILES, Written, write_results
 from mtnet.results.nifti import write_lesions_nifti, write_reconstruction_nifti, write_segmentation_nifti
+from mtnet.results.overlay import write_overlay
 
 __all__ = [
+    "RESULT_FILES",
     "SegOutcome",
+    "Written",
     "findings_to_dict",
     "read_findings_json",
     "write_dicom_seg",
     "write_findings_json",
     "write_lesions_nifti",
+    "write_overlay",
     "write_reconstruction_nifti",
+    "write_results",
     "write_segmentation_nifti",
 ]

@@ -18,6 +18,7 @@ from mtnet.structures import Findings, Lesion, Volume
 # Lung window of the radiology textbooks: level and width in HU.
 LUNG_WINDOW_HU = (-600.0, 1500.0)
 _MOST_SLICES = 6
+_MOST_LINES = 24
 _SLICE_PX = 480
 _ZOOM_PX = 176
 _ZOOM_MM = 50.0
@@ -217,9 +218,11 @@ def _page(findings: Findings, scene: _Scene, cells: Sequence[Any]) -> Any:
 def _legend(findings: Findings) -> list[tuple[tuple[int, int, int], str, str]]:
     """A line for every lesion, and one for every class of the label map that occurs."""
     lines = []
-    for lesion in findings.lesions:
-        shown = "" if lesion.number <= _MOST_SLICES else "   (no slice shown)"
+    for lesion in findings.lesions[:_MOST_LINES]:
+        shown = "" if lesion.number <= _MOST_SLICES else "   (no slice of its own)"
         lines.append((colour_of(lesion.number), str(lesion.number), "   ".join(short_lines(lesion)) + shown))
+    if len(findings.lesions) > _MOST_LINES:
+        lines.append((_FAINT, "...", f"{len(findings.lesions) - _MOST_LINES} more lesions in findings.json"))
     if findings.label_map is not None:
         present: NDArray[Any] = np.unique(findings.label_map.array)
         lines.extend(
