@@ -40,7 +40,7 @@ def fuse(
     All boxes go by falling score (times the weight of their source). Each joins the fused box of its class with which
     it has the largest IoU above ``iou_threshold``, or starts a new one; a fused box is the mean of its members weighted
     by score, its score their mean. At the end a score is multiplied by min(T, N) / N, T members from N sources, so a
-    box that few sources saw counts less (paper, section 3, eqs. 1-5; N is the sum of the weights where they are given).
+    box that few sources saw counts less (paper, eqs. 1-4; with weights, ours: N below the line is their sum).
 
     Args:
         box_index: for each source ``(N_s, 2D)``.

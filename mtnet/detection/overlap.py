@@ -66,7 +66,7 @@ def pairwise_iou(a_index: Tensor, b_index: Tensor) -> Tensor:
 def paired_overlap(a_index: Tensor, b_index: Tensor, kind: OverlapKind = "iou") -> Tensor:
     """Overlap ``(...)`` of boxes ``(..., 2D)`` one with one, differentiable in both.
 
-    ``giou`` = IoU - (C - U) / C with the smallest enclosing box C (Rezatofighi 2019, arXiv 1902.09630, eq. 1).
+    ``giou`` = IoU - (C - U) / C with the smallest enclosing box C (Rezatofighi 2019, arXiv 1902.09630, algorithm 1).
     ``diou`` = IoU - rho^2 / c^2, centre distance over enclosing diagonal (Zheng 2020, arXiv 1911.08287, eq. 7).
     ``ciou`` = DIoU - alpha v (same paper, eqs. 8-11), alpha without gradient; axis 0 is the width. The paper's aspect
     ratio of width to height has no 3D form, so ``ciou`` is refused there.

@@ -168,31 +168,28 @@ class DenseDetectionLoss(nn.Module):
 
     def _checked(self, target: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
         """A complete target on the device, with unknown lesion channels filled in."""
-        box_index = target["box_index"].to(device, torch.float32)
-        label = target["label"].to(device, torch.long)
+        box_index, label = target["box_index"], target["label"]
         count = label.shape[0]
         if box_index.shape != (count, 2 * self.spatial_dims):
             raise ValueError(
                 f"Target box_index has shape {tuple(box_index.shape)} for {count} labels; expected "
                 f"({count}, {2 * self.spatial_dims}): lows, then highs."
             )
+        if not bool(torch.isfinite(box_index).all()):
+            raise ValueError("Target box_index holds a value that is not finite.")
         if count and (int(label.min()) < 0 or int(label.max()) >= len(self.spec.labels)):
             raise ValueError(
                 f"Target label is outside 0..{len(self.spec.labels) - 1}, the lesion classes of {self.spec.name!r}: "
                 f"{label.tolist()}."
             )
-        if not bool(torch.isfinite(box_index).all()):
-            raise ValueError("Target box_index holds a value that is not finite.")
-        truth = {"box_index": box_index, "label": label}
+        truth = {"box_index": box_index.to(device, torch.float32), "label": label.to(device, torch.long)}
         for channel in self.spec.lesion_channels:
             value = target.get(channel.name)
+            if value is not None and value.shape != (count,):
+                raise ValueError(f"Target {channel.name} has shape {tuple(value.shape)}; expected ({count},).")
             truth[channel.name] = (
                 torch.full((count,), UNKNOWN, device=device) if value is None else value.to(device, torch.float32)
             )
-            if truth[channel.name].shape != (count,):
-                raise ValueError(
-                    f"Target {channel.name} has shape {tuple(truth[channel.name].shape)}; expected ({count},)."
-                )
         return truth
 
     def _assign(

@@ -76,7 +76,8 @@ class GeneralizedDiceLoss(_SoftDice):
 
     1 - (2 sum_l w_l sum(r p) + smooth) / (sum_l w_l sum(r + p) + smooth), the mean over images, with w_l = 1 / sum(r)^2
     (``square``, the paper's), 1 / sum(r) (``simple``) or 1 (``equal``). A class that the truth lacks has no finite
-    weight and gets the largest finite one, as in MONAI.
+    weight and gets the largest finite one, as in MONAI. Where only background is present all weights are then tiny, and
+    a false lesion costs next to nothing: add cross-entropy, or sum over the batch.
 
     Args:
         weighting: how w_l follows from the size of a class.

@@ -1,4 +1,4 @@
-"""Quality focal loss: focal loss towards a soft target such as an IoU (Li 2020, arXiv 2006.04388, eq. 3)."""
+"""Quality focal loss: focal loss towards a soft target such as an IoU (Li 2020, arXiv 2006.04388)."""
 
 from __future__ import annotations
 

@@ -253,5 +253,9 @@ def test_wrong_arguments_and_targets_are_refused_with_what_is_expected() -> None
         loss(random_levels(3), [objects(2, (0.0, 4.0))])
     with pytest.raises(ValueError, match="lesion classes"):
         loss(random_levels(3), [objects(3, (0.0, 4.0)) | {"label": torch.tensor([1])}])
+    with pytest.raises(ValueError, match="malignancy has shape"):
+        loss(random_levels(3), [objects(3, (0.0, 4.0), malignancy=[1.0, 0.0])])
+    with pytest.raises(ValueError, match="not finite"):
+        loss(random_levels(3), [objects(3, (float("nan"), 4.0))])
     with pytest.raises(ValueError, match="channels"):
         loss(random_levels(2), [objects(2)])
