@@ -1,0 +1,27 @@
+"""Overlap and cross-entropy of a label map, as two named terms."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mtnet.losses.dice import GeneralizedDiceLoss
+
+
+class SegmentationLoss(nn.Module):
+    """Terms ``dice`` (generalised Dice over the batch) and ``cross_entropy`` (mean over known voxels).
+
+    The overlap alone says little on windows without a lesion; cross-entropy teaches there (our choice).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dice = GeneralizedDiceLoss(over_batch=True)
+
+    def forward(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """The two terms of ``logits`` ``(B, C, *S)`` against class numbers ``(B, *S)``; a negative one is unknown."""
+        known = target.clamp_min(-1)
+        return {
+            "dice": self.dice(logits, known),
+            "cross_entropy": F.cross_entropy(logits.float(), known, ignore_index=-1),
+        }

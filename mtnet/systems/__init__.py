@@ -1,0 +1,1 @@
+"""One file a published system, readable beside its paper."""

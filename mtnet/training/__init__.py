@@ -1,0 +1,15 @@
+"""Training: samples, the pieces that MONAI's trainer needs for several tasks, and weights."""
+
+from mtnet.training.bag_training import AutocastInferer, TrainerLoss, one_bag, prepare_bag
+from mtnet.training.handlers import LossTermLog, PublishWeights
+from mtnet.training.phantom_bags import PhantomBags
+
+__all__ = [
+    "AutocastInferer",
+    "LossTermLog",
+    "PhantomBags",
+    "PublishWeights",
+    "TrainerLoss",
+    "one_bag",
+    "prepare_bag",
+]

@@ -1,0 +1,68 @@
+"""Handlers for MONAI's trainer: the log of every loss term, and publishing weights as a bundle's own."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import defaultdict
+from pathlib import Path
+
+from ignite.engine import Engine, Events
+from torch import nn
+
+from mtnet.io.atomic import atomic_path
+from mtnet.nets import save_state
+from mtnet.training.bag_training import TrainerLoss
+
+_log = logging.getLogger(__name__)
+
+
+class LossTermLog:
+    """Log the mean of every loss term at the end of each epoch."""
+
+    def __init__(self, loss: TrainerLoss) -> None:
+        self.loss = loss
+        self.sums: dict[str, float] = defaultdict(float)
+        self.steps = 0
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.tell)
+
+    def collect(self, engine: Engine) -> None:
+        """Add the terms of one step."""
+        for name, value in self.loss.terms.items():
+            self.sums[name] += value
+        self.steps += 1
+
+    def tell(self, engine: Engine) -> None:
+        """Log the means and begin again."""
+        means = "  ".join(f"{name} {value / self.steps:.4f}" for name, value in self.sums.items())
+        _log.info("epoch %d/%s  %s", engine.state.epoch, engine.state.max_epochs, means)
+        self.sums.clear()
+        self.steps = 0
+
+
+class PublishWeights:
+    """Write the network's state dict to ``path``, with ``<path>.sha256`` beside it, after every epoch.
+
+    The side-car is what marks weights as trained here: a bundle whose weights are neither the published ones nor named
+    by it is refused.
+    """
+
+    def __init__(self, network: nn.Module, path: str | Path) -> None:
+        self.network = network
+        self.path = Path(path)
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Write both files."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        save_state(self.network, self.path)
+        digest = hashlib.sha256(self.path.read_bytes()).hexdigest()
+        with atomic_path(self.path.with_name(self.path.name + ".sha256")) as side_car:
+            side_car.write_text(f"{digest}  {self.path.name}\n", encoding="ascii")

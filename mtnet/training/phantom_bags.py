@@ -1,0 +1,206 @@
+"""Training samples from drawn chests: bags of patches, each with all four targets.
+
+A chest is drawn once, taken through the bundle's own preprocessing, and kept in a folder, so that a training that goes
+on later finds it again. One item of the data set is a bag: several patches of one chest. The classification head is
+trained on the bag as well as on each patch, since its window weights only mean something over several windows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from mtnet.io.atomic import atomic_path
+from mtnet.phantoms import draw_chest
+from mtnet.structures import Geometry
+from mtnet.systems.chest_ct import TEXTURES
+
+NATIVE_GRIDS_MM = (
+    (1.5, 1.5, 1.5),
+    (1.5, 1.5, 1.5),
+    (1.2, 1.2, 2.5),
+    (1.0, 1.0, 5.0),
+)
+"""Voxel sizes that chests are drawn on: thin slices, and thick ones as many hospitals keep them."""
+
+_NEAR_A_LESION = 0.6
+_SUBSOLID = ("part_solid", "ground_glass")
+_MIN_VOXELS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnSample:
+    """One preprocessed chest: ``image`` (i, j, k) float16, ``mask`` uint8, ``field`` (lung) bool, and its lesions."""
+
+    image: NDArray[np.float16]
+    mask: NDArray[np.uint8]
+    lung: NDArray[np.bool_]
+    box_index: NDArray[np.float64]
+    texture: NDArray[np.int64]
+
+
+def draw_sample(seed: int, preprocessing: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> DrawnSample:
+    """Draw chest ``seed`` of the training family on one of ``NATIVE_GRIDS_MM`` and preprocess it as a study is."""
+    from monai.data import MetaTensor
+    from monai.transforms import ResampleToMatch
+
+    native = NATIVE_GRIDS_MM[seed % len(NATIVE_GRIDS_MM)]
+    phantom = draw_chest(seed, family="train", spacing_mm=native)
+    volume = phantom.volume
+    affine = torch.as_tensor(volume.geometry.affine_ras)
+    image = MetaTensor(torch.as_tensor(volume.array[0].astype(np.float32)), affine=affine)
+    prepared = preprocessing({"image": image})["image"]
+    grid = Geometry.from_ras(prepared.shape[1:], prepared.affine)
+
+    def onto_grid(mask: NDArray[Any]) -> NDArray[np.bool_]:
+        moved = MetaTensor(torch.as_tensor(mask.astype(np.float32))[None], affine=affine)
+        resampled: NDArray[np.float32] = ResampleToMatch(mode="bilinear", padding_mode="zeros")(moved, prepared).numpy()
+        return resampled[0] >= 0.5
+
+    boxes = [volume.geometry.box_index_to(grid, lesion.box_index) for lesion in phantom.lesions]
+    names = [label.name for label in TEXTURES]
+    return DrawnSample(
+        image=prepared[0].numpy().astype(np.float16),
+        mask=onto_grid(phantom.lesion_map > 0).astype(np.uint8),
+        lung=onto_grid(phantom.lung_mask),
+        box_index=np.asarray(boxes, dtype=np.float64).reshape(-1, 6),
+        texture=np.asarray([names.index(lesion.texture) for lesion in phantom.lesions], dtype=np.int64),
+    )
+
+
+def kept_sample(
+    folder: Path, seed: int, preprocessing: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+) -> DrawnSample:
+    """The sample of ``seed`` from ``folder``, memory-mapped; drawn and kept first where it is not there yet."""
+    place = folder / f"chest-{seed:05d}"
+    if not (place.with_suffix(".json")).is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        sample = draw_sample(seed, preprocessing)
+        for name in ("image", "mask", "lung"):
+            with atomic_path(folder / f"{place.name}-{name}.npy") as path:
+                np.save(path, getattr(sample, name))
+        with atomic_path(place.with_suffix(".json")) as path:
+            path.write_text(
+                json.dumps({"box_index": sample.box_index.tolist(), "texture": sample.texture.tolist()}),
+                encoding="ascii",
+            )
+    told = json.loads(place.with_suffix(".json").read_text(encoding="ascii"))
+    image, mask, lung = (
+        np.load(folder / f"{place.name}-{name}.npy", mmap_mode="r") for name in ("image", "mask", "lung")
+    )
+    return DrawnSample(
+        image, mask, lung, np.asarray(told["box_index"], dtype=np.float64).reshape(-1, 6), np.asarray(told["texture"])
+    )
+
+
+class PhantomBags(Dataset[dict[str, Any]]):
+    """Bags of patches from drawn chests; item ``n`` is always the same for one ``seed``.
+
+    An item is ``{"image": (P, 1, *patch) float32, "label": targets}`` with targets ``mask`` (P, *patch) int64,
+    ``boxes`` (a list of P dicts ``{"box_index": (N, 6), "label": (N,), "texture": (N,)}``; only lesions whose centre
+    lies in the patch: elsewhere the window that owns them finds them) and ``classes`` (P, 2) float32.
+
+    Args:
+        folder: where drawn chests are kept.
+        chests: how many different ones, seeds ``0 .. chests - 1``.
+        bags: items of one epoch.
+        preprocessing: the bundle's, without its loader.
+        patch_size: voxels.
+        patches: patches in a bag.
+        seed: of the sampling.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        preprocessing: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+        *,
+        chests: int,
+        bags: int,
+        patch_size: tuple[int, int, int] = (64, 64, 64),
+        patches: int = 4,
+        seed: int = 0,
+    ) -> None:
+        self.folder = Path(folder)
+        self.preprocessing = preprocessing
+        self.chests = chests
+        self.bags = bags
+        self.patch_size = patch_size
+        self.patches = patches
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return self.bags
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        rng = np.random.default_rng((self.seed, index))
+        sample = kept_sample(self.folder, int(rng.integers(self.chests)), self.preprocessing)
+        drawn = [self._patch(sample, rng) for _ in range(self.patches)]
+        return {
+            "image": torch.stack([patch[0] for patch in drawn]),
+            "label": {
+                "mask": torch.stack([patch[1] for patch in drawn]),
+                "boxes": [patch[2] for patch in drawn],
+                "classes": torch.stack([patch[3] for patch in drawn]),
+            },
+        }
+
+    def _patch(
+        self, sample: DrawnSample, rng: np.random.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
+        size = np.asarray(self.patch_size)
+        start = self._start(sample, rng)
+        stop = np.minimum(start + size, sample.image.shape)
+        window = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+        pad = [(0, int(n)) for n in size - (stop - start)]
+        image = np.pad(sample.image[window].astype(np.float32), pad)
+        mask = np.pad(sample.mask[window], pad)
+        boxes = sample.box_index - np.tile(start, 2)
+        centres = (boxes[:, :3] + boxes[:, 3:]) / 2
+        inside = ((centres >= -0.5) & (centres < size - 0.5)).all(axis=1)
+        boxes, texture = boxes[inside], sample.texture[inside]
+
+        image = np.clip(image * rng.uniform(0.95, 1.05) + rng.uniform(-0.03, 0.03), 0.0, 1.0)
+        image += rng.normal(0.0, rng.uniform(0.0, 0.02), image.shape).astype(np.float32)
+        for axis in range(3):
+            if rng.random() < 0.5:
+                image, mask = np.flip(image, axis), np.flip(mask, axis)
+                low = size[axis] - 1 - boxes[:, 3 + axis]
+                boxes[:, 3 + axis] = size[axis] - 1 - boxes[:, axis]
+                boxes[:, axis] = low
+        names = [TEXTURES[t].name for t in texture]
+        visible = bool(mask.sum() >= _MIN_VOXELS)
+        return (
+            torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))[None],
+            torch.from_numpy(np.ascontiguousarray(mask)).long(),
+            {
+                "box_index": torch.as_tensor(boxes, dtype=torch.float32),
+                "label": torch.zeros(len(boxes), dtype=torch.long),
+                "texture": torch.as_tensor(texture, dtype=torch.long),
+            },
+            torch.tensor([float(visible), float(any(n in _SUBSOLID for n in names))]),
+        )
+
+    def _start(self, sample: DrawnSample, rng: np.random.Generator) -> NDArray[np.int64]:
+        """First voxel of a patch: around a lesion, or somewhere in the lung."""
+        size = np.asarray(self.patch_size)
+        if len(sample.box_index) and rng.random() < _NEAR_A_LESION:
+            box = sample.box_index[rng.integers(len(sample.box_index))]
+            centre = (box[:3] + box[3:]) / 2 - rng.uniform(-0.45, 0.45, 3) * size
+        else:
+            shape = np.asarray(sample.lung.shape)
+            centre = rng.uniform(0, shape)
+            for _ in range(20):
+                if sample.lung[tuple(centre.astype(int))]:
+                    break
+                centre = rng.uniform(0, shape)
+        limit = np.maximum(np.asarray(sample.image.shape) - size, 0)
+        return np.clip(np.round(centre - size / 2), 0, limit).astype(np.int64)

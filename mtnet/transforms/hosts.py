@@ -1,0 +1,49 @@
+"""Transforms that hand a network's several answers to hosts that expect one (MONAI Label, ``monai.bundle run``)."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+
+
+class SplitOutputsd(MapTransform):
+    """Spread the dict under ``keys`` (answers by output name) into ``pred``, ``pred_<name>``...
+
+    A ``MapTransform``, since MONAI Deploy decides by the first transform whether a chain works on dicts.
+
+    Args:
+        keys: where the dict of answers lies, usually ``pred``.
+        main: the output that becomes ``pred`` itself.
+    """
+
+    def __init__(self, keys: KeysCollection = "pred", main: str = "pred", allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.main = main
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return a copy of ``data`` with one entry an answer; a plain tensor under the key stays as it is."""
+        spread = dict(data)
+        for key in self.key_iterator(spread):
+            answers = spread[key]
+            if not isinstance(answers, Mapping):
+                continue
+            spread.update({f"{key}_{name}": value for name, value in answers.items() if name != self.main})
+            spread[key] = answers[self.main]
+        return spread
+
+
+class ResultJsond(MapTransform):
+    """Put the entries under ``keys`` as plain Python lists and numbers into ``result``, which hosts send as JSON."""
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return a copy of ``data`` whose ``result`` holds every one of ``keys`` that is there."""
+        told = dict(data)
+        result = dict(told.get("result", {}))
+        for key in self.key_iterator(told):
+            value = told[key]
+            result[str(key)] = value.tolist() if hasattr(value, "tolist") else value
+        told["result"] = result
+        return told
