@@ -96,8 +96,8 @@ class MultiTaskNet(nn.Module):
         self.as_tuple = layout == "tuple"
         self.as_tensor = layout == "tensor"
 
-        kept = set(self.outputs)
-        self.answering = [task for task, branch in branches.items() if kept & set(branch.outputs)]
+        kept = {output.name for output in self.outputs}
+        self.answering = [task for task, branch in branches.items() if any(o.name in kept for o in branch.outputs)]
         joined: Collection[str] = () if interaction is None else getattr(interaction, "tasks", tuple(branches))
         self.interacting = [task for task in branches if task in joined]
         self.runs_interaction = bool(set(self.interacting) & set(self.answering))

@@ -54,7 +54,7 @@ class DetectionHead(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if output.kind != "boxes" or output.strides != tuple(strides_in):
+        if output.kind != "boxes" or tuple(output.strides) != tuple(strides_in):
             raise ValueError(
                 f"Output {output.name!r} is {output.kind} with strides {output.strides}; "
                 f"expected boxes with the decoder's strides {tuple(strides_in)}."
