@@ -108,7 +108,7 @@ class Anatomy:
 
     def narrowing(self, z: FloatArray) -> FloatArray:
         """How far the chest has narrowed at height z: 0 at the hila and below, 1 at the apex."""
-        return np.clip((z + 20) / np.float32(self.apex_z + 20), 0, 1.25)
+        return np.asarray(np.clip((z + 20) / np.float32(self.apex_z + 20), 0, 1.25), dtype=np.float32)
 
     def outline(self, x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
         """Polar angle, distance from the axis, radius of the cavity's outline at that angle, and obliquity factor."""
@@ -117,9 +117,9 @@ class Anatomy:
         n = self.squareness
 
         def radius(angle: FloatArray) -> FloatArray:
-            base = (
-                np.abs(np.cos(angle) / self.half_width) ** n + np.abs(np.sin(angle) / self.half_depth) ** n
-            ) ** (-1 / n)
+            base = (np.abs(np.cos(angle) / self.half_width) ** n + np.abs(np.sin(angle) / self.half_depth) ** n) ** (
+                -1 / n
+            )
             for order, (amplitude, phase) in enumerate(self.outline_waves, start=2):
                 base = base * (1 + amplitude * np.cos(order * angle + phase))
             return np.asarray(base, dtype=np.float32)
@@ -147,18 +147,15 @@ class Anatomy:
         """Distance to the domes; negative below them."""
         xb, yb = self.to_body(x, y)
         side = 1 / (1 + np.exp(-xb / 9))
-        height: FloatArray | None = None
-        slope2: FloatArray | None = None
+        wide, deep = 0.64 * self.half_width, 1.15 * self.half_depth
+        height, slope2 = np.zeros_like(xb), np.zeros_like(xb)
         for sign, top, share in ((-1, self.dome_z[0], 1 - side), (1, self.dome_z[1], side)):
-            u = (xb - sign * 0.45 * self.half_width) / (0.64 * self.half_width)
-            v = (yb + 0.3 * self.half_depth) / (1.15 * self.half_depth)
+            u = (xb - sign * 0.45 * self.half_width) / wide
+            v = (yb + 0.3 * self.half_depth) / deep
             s = u * u + v * v
-            fall = self.dome_drop * (0.35 * s + 0.65 * s * s)
             grade = self.dome_drop * (0.35 + 1.3 * s)
-            steep = (2 * u * grade / (0.64 * self.half_width)) ** 2 + (2 * v * grade / (1.15 * self.half_depth)) ** 2
-            height = share * (top - fall) if height is None else height + share * (top - fall)
-            slope2 = share * steep if slope2 is None else slope2 + share * steep
-        assert height is not None and slope2 is not None
+            height += share * (top - self.dome_drop * (0.35 * s + 0.65 * s * s))
+            slope2 += share * ((2 * u * grade / wide) ** 2 + (2 * v * grade / deep) ** 2)
         factor = 1 / np.sqrt(1 + slope2)
         return np.asarray(z * factor.astype(np.float32) - (height * factor).astype(np.float32))
 
@@ -177,7 +174,7 @@ class Anatomy:
 
     def heart(self, x: FloatArray, y: FloatArray, z: FloatArray) -> FloatArray:
         """Distance to the heart."""
-        return ellipsoid_distance(x, y, z, self.heart_centre, self.heart_radii, self.heart_turn)
+        return ellipsoid_distance(x, y, z, centre=self.heart_centre, radii=self.heart_radii, turn=self.heart_turn)
 
     def _apex(self, x: FloatArray, y: FloatArray, z: FloatArray) -> FloatArray:
         """Distance to the domes that close the lungs at the top; negative below."""

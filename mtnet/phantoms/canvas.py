@@ -1,9 +1,10 @@
-"""Drawing soft-edged shapes into a voxel grid: each one touches only the voxels around it, edges are sub-voxel exact."""
+"""Drawing soft-edged shapes into a voxel grid: only the voxels around each are touched."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -100,18 +101,18 @@ class Canvas:
     def ellipsoid(
         self, centre_mm: ArrayLike, radii_mm: ArrayLike, rotation: NDArray[np.float64] | None = None
     ) -> tuple[Box3, FloatArray] | None:
-        """Sub-box and fractions of an ellipsoid; ``rotation`` has its axes as columns. None where it misses the grid."""
+        """Sub-box and fractions of an ellipsoid; ``rotation`` has its axes as columns. None when off the grid."""
         centre, radii = np.asarray(centre_mm, dtype=np.float64), np.asarray(radii_mm, dtype=np.float64)
         turn = np.eye(3) if rotation is None else rotation
         reach = np.sqrt(((turn * radii) ** 2).sum(axis=1)) + self.edge_mm
         box = self.box(centre - reach, centre + reach)
         if box is None:
             return None
-        return box, self.fraction(ellipsoid_distance(*self.axes_in(box), centre, radii, turn))
+        return box, self.fraction(ellipsoid_distance(*self.axes_in(box), centre=centre, radii=radii, turn=turn))
 
 
 def ellipsoid_distance(
-    x: FloatArray, y: FloatArray, z: FloatArray, centre: ArrayLike, radii: ArrayLike, turn: NDArray[np.float64]
+    x: FloatArray, y: FloatArray, z: FloatArray, *, centre: ArrayLike, radii: ArrayLike, turn: NDArray[np.float64]
 ) -> FloatArray:
     """Signed distance in mm to an ellipsoid, exact on its surface and to first order near it (f / |grad f|)."""
     c, r = np.asarray(centre, dtype=np.float64), np.asarray(radii, dtype=np.float64)
@@ -131,7 +132,7 @@ def ellipsoid_distance(
     return np.asarray(level * (level - np.float32(1)) / slope, dtype=np.float32)
 
 
-def blend(image: FloatArray, fraction: FloatArray, value: FloatArray | float) -> None:
+def blend(image: FloatArray, fraction: FloatArray, value: FloatArray | float | np.floating[Any]) -> None:
     """Mix ``value`` into an image (or a view of it) by fraction, in place."""
     image += fraction * (value - image)
 

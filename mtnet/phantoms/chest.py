@@ -63,6 +63,14 @@ class Phantom:
     slice_thickness_mm: float
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Patient:
+    anatomy: Anatomy
+    mood: Mood
+    style: FamilyStyle
+    trees: Trees
+
+
 def draw_chest(
     seed: int,
     *,
@@ -104,12 +112,12 @@ def draw_chest(
     margin = profile_margin(thickness * sub / spacing_mm[2])
     step = spacing_mm[2] / sub
     origin = np.asarray(target.origin_lps_mm) - [0, 0, margin * step]
-    fine = Geometry.from_parts((*target.shape[:2], weights.shape[1]), (*spacing_mm[:2], step), origin)
+    fine = Geometry.from_parts((*target.shape[:2], weights.shape[1]), (*spacing_mm[:2], step), origin.tolist())
 
     canvas = Canvas.of(fine)
-    trees = grow_trees(anatomy, style, canvas.edge_mm, rngs[3])
-    drawn = _place(anatomy, trees, style, target, nodules, rngs[4])
-    image, lung_fraction = _draw(canvas, anatomy, mood, style, trees, drawn, rngs[5])
+    patient = _Patient(anatomy, mood, style, grow_trees(anatomy, style, canvas.edge_mm, rngs[3]))
+    drawn = _place(patient, target, nodules, rngs[4])
+    image, lung_fraction = _draw(canvas, patient, drawn, rngs[5])
     image = scanner.blur(image, fine.spacing_mm)
     if weights.shape[1] != target.shape[2]:
         image = image @ weights.T
@@ -148,19 +156,14 @@ def _grid(
     middle = np.array([0.0, 0.0, (anatomy.apex_z + anatomy.base_z) / 2])
     counts = np.ceil((size + margin) / spacing_mm).astype(int) if shape is None else np.asarray(shape)
     origin = middle - (counts - 1) / 2 * np.asarray(spacing_mm)
-    return Geometry.from_parts(counts, spacing_mm, np.round(origin, 3))
+    return Geometry.from_parts(counts.tolist(), spacing_mm, np.round(origin, 3).tolist())
 
 
 def _draw(
-    canvas: Canvas,
-    anatomy: Anatomy,
-    mood: Mood,
-    style: FamilyStyle,
-    trees: Trees,
-    nodules: Sequence[Nodule],
-    rng: np.random.Generator,
+    canvas: Canvas, patient: _Patient, nodules: Sequence[Nodule], rng: np.random.Generator
 ) -> tuple[FloatArray, FloatArray]:
     """The ideal image and the fraction of each voxel that is lung."""
+    anatomy, mood, style = patient.anatomy, patient.mood, patient.style
     x, y, z = canvas.x, canvas.y, canvas.z
     cavity = anatomy.cavity(x, y, z)
     image = draw_trunk(canvas, anatomy, mood, cavity, rng)
@@ -171,8 +174,8 @@ def _draw(
     del cavity
     lung = canvas.fraction(anatomy.lung(x, y, z))
     blend(image, lung, parenchyma(canvas, anatomy, mood, style, rng))
-    draw_trees(canvas, image, trees, mood)
-    for box, fraction in draw_clutter(canvas, image, anatomy, style, rib_ends, rng):
+    draw_trees(canvas, image, patient.trees, mood)
+    for box, fraction in draw_clutter(canvas, image, anatomy, style=style, rib_ends=rib_ends, rng=rng):
         lung[box] *= 1 - fraction
     for nodule in nodules:
         nodule.draw(canvas, image, rng)
@@ -180,12 +183,7 @@ def _draw(
 
 
 def _place(
-    anatomy: Anatomy,
-    trees: Trees,
-    style: FamilyStyle,
-    target: Geometry,
-    wanted: int | Sequence[NoduleRequest] | None,
-    rng: np.random.Generator,
+    patient: _Patient, target: Geometry, wanted: int | Sequence[NoduleRequest] | None, rng: np.random.Generator
 ) -> list[Nodule]:
     """Find a place for every nodule, largest first; one that fits nowhere is left out."""
     if wanted is None:
@@ -194,27 +192,37 @@ def _place(
     sized = [(r, r.diameter_mm if r.diameter_mm is not None else random_diameter(rng)) for r in requests]
     placed: list[Nodule] = []
     for request, diameter in sorted(sized, key=lambda pair: -pair[1]):
-        place = request.place or PLACES[rng.choice(3, p=style.nodules.place_weights)]
+        place = request.place or PLACES[rng.choice(3, p=patient.style.nodules.place_weights)]
         if request.centre_lps_mm is not None:
             centre: Points | None = np.asarray(request.centre_lps_mm, dtype=np.float64)
         else:
-            centre = _find(anatomy, trees, target, place, diameter, placed, rng)
+            centre = _find(patient, target, place, diameter, placed=placed, rng=rng)
         if centre is None:
             continue
-        placed.append(random_nodule(rng, style.nodules, request, centre, diameter, place, anatomy.lung_at))
+        nodule = random_nodule(
+            rng,
+            patient.style.nodules,
+            request,
+            centre_mm=centre,
+            diameter_mm=diameter,
+            place=place,
+            limit=patient.anatomy.lung_at,
+        )
+        placed.append(nodule)
     return placed
 
 
 def _find(
-    anatomy: Anatomy,
-    trees: Trees,
+    patient: _Patient,
     target: Geometry,
     place: Place,
     diameter: float,
+    *,
     placed: Sequence[Nodule],
     rng: np.random.Generator,
 ) -> Points | None:
     """A free centre of the wanted kind, or None."""
+    anatomy, trees = patient.anatomy, patient.trees
     r = diameter / 2
     if place == "vessel":
         fitting = trees.blood[(trees.blood[:, 7] > 0.7) & (trees.blood[:, 7] < 2.6)]

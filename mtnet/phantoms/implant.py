@@ -66,8 +66,24 @@ def implant_nodules(
         else:
             centre = np.asarray(request.centre_lps_mm, dtype=np.float64)
         style = FAMILIES[family].nodules
-        nodule = random_nodule(rng, style, request, centre, diameter, request.place or "parenchyma", None)
-        _mix(image, geometry, nodule, int(rng.integers(2**31)), psf_sigma_mm, thickness, noise_hu)
+        nodule = random_nodule(
+            rng,
+            style,
+            request,
+            centre_mm=centre,
+            diameter_mm=diameter,
+            place=request.place or "parenchyma",
+            limit=None,
+        )
+        _mix(
+            image,
+            geometry,
+            nodule,
+            seed=int(rng.integers(2**31)),
+            psf_mm=psf_sigma_mm,
+            thickness_mm=thickness,
+            noise_hu=noise_hu,
+        )
         drawn.append(nodule)
     array = np.array(volume.array)
     target, _ = _along_lps(Volume(array, volume.geometry))
@@ -96,7 +112,7 @@ def _along_lps(volume: Volume) -> tuple[NDArray[np.generic], Geometry]:
         corner[axis] = volume.geometry.shape[axis] - 1 if sign < 0 else 0
     spacing = [volume.geometry.spacing_mm[axis] for axis in order]
     origin = volume.geometry.index_to_lps_mm(corner)
-    return view[flips], Geometry.from_parts(view.shape, spacing, origin)
+    return view[flips], Geometry.from_parts(view.shape, spacing, origin.tolist())
 
 
 def _noise_hu(image: FloatArray) -> float:
@@ -139,7 +155,14 @@ def _free_place(
 
 
 def _mix(
-    image: FloatArray, geometry: Geometry, nodule: Nodule, seed: int, psf_mm: float, thickness_mm: float, noise_hu: float
+    image: FloatArray,
+    geometry: Geometry,
+    nodule: Nodule,
+    *,
+    seed: int,
+    psf_mm: float,
+    thickness_mm: float,
+    noise_hu: float,
 ) -> None:
     """Draw one nodule into the image, in place."""
     spacing = np.asarray(geometry.spacing_mm)
@@ -153,13 +176,13 @@ def _mix(
     weights = slice_weights(sub, int(stop[2] - start[2]), thickness_mm * sub / spacing[2])
     step = np.array([spacing[0], spacing[1], spacing[2] / sub])
     origin = geometry.index_to_lps_mm(start) - [0, 0, profile_margin(thickness_mm * sub / spacing[2]) * step[2]]
-    canvas = Canvas.of(Geometry.from_parts((*(stop - start)[:2], weights.shape[1]), step, origin))
+    canvas = Canvas.of(Geometry.from_parts((*(stop - start)[:2], weights.shape[1]), step.tolist(), origin.tolist()))
     on_dark, on_light = (np.full(canvas.shape, hu, dtype=np.float32) for hu in (-1000, -900))
     for ground in (on_dark, on_light):
         nodule.draw(canvas, ground, np.random.default_rng(seed))
-    fraction = 1 - (on_light - on_dark) / 100
+    fraction = np.asarray(1 - (on_light - on_dark) / 100, dtype=np.float32)
     share = _seen(fraction, psf_mm, spacing, weights)
-    value = _seen(on_dark + 1000 * (1 - fraction), psf_mm, spacing, weights)
+    value = _seen(np.asarray(on_dark + 1000 * (1 - fraction), dtype=np.float32), psf_mm, spacing, weights)
     view = image[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
     white = np.random.default_rng([seed, 1]).standard_normal(view.shape, dtype=np.float32)
     grain = gaussian(gaussian(white, 0.6, 0), 0.6, 1)

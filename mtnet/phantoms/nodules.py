@@ -135,7 +135,7 @@ class NoduleShape:
         """Volume (mm³), centroid, low and high corner (LPS mm) of the drawn body."""
         r = self.rays()
         mean_cube = (r**3).mean()
-        centroid = self.centre_mm + (r**4)[:, None].__mul__(_RAYS).mean(axis=0) * 0.75 / mean_cube
+        centroid = self.centre_mm + ((r**4)[:, None] * _RAYS).mean(axis=0) * 0.75 / mean_cube
         surface = self.centre_mm + r[:, None] * _RAYS
         return float(4 / 3 * np.pi * mean_cube), centroid, surface.min(axis=0), surface.max(axis=0)
 
@@ -256,7 +256,7 @@ class Nodule:
 def _tubes_in(canvas: Canvas, field_: FloatArray, box: Sequence[slice], segments: Points) -> None:
     """Draw tubes into the sub-box of a canvas."""
     origin = canvas.geometry.index_to_lps_mm(np.array([s.start for s in box], dtype=np.float64))
-    local = Canvas.of(Geometry.from_parts(field_.shape, canvas.geometry.spacing_mm, origin))
+    local = Canvas.of(Geometry.from_parts(field_.shape, canvas.geometry.spacing_mm, origin.tolist()))
     local.tubes(field_, segments)
 
 
@@ -278,6 +278,7 @@ def random_nodule(
     rng: np.random.Generator,
     style: NoduleStyle,
     request: NoduleRequest,
+    *,
     centre_mm: Points,
     diameter_mm: float,
     place: Place,
@@ -300,8 +301,8 @@ def random_nodule(
     shape = NoduleShape(centre_mm, radii, random_turn(rng), waves, limit)
     hu = {
         "solid": rng.uniform(-10, 75),
-        "part_solid": rng.uniform(-690, -520),
-        "ground_glass": rng.uniform(-680, -470),
+        "part_solid": rng.uniform(-660, -500),
+        "ground_glass": rng.uniform(-640, -440),
         "calcified": rng.uniform(60, 350),
     }[texture]
     core_share, core_hu = 0.0, 0.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,7 +28,7 @@ def draw_ribs(
     ends = np.concatenate([rng.uniform(2.35, 2.65, 7), [2.2, 2.0, 1.7, 1.3]])
 
     shell = np.nonzero((cavity_mm > depth - thick - 2) & (cavity_mm < depth + thick + 2))
-    x, y, z = (a.ravel()[i] for a, i in zip((canvas.x, canvas.y, canvas.z), shell, strict=True))
+    z = canvas.z.ravel()[shell[2]]
     theta, *_ = anatomy.outline(canvas.x, canvas.y)
     phi = np.abs(np.angle(np.exp(1j * (theta[:, :, 0] - np.pi / 2))))[shell[0], shell[1]]
     along = (top - z - fall * (1 - np.cos(np.minimum(phi, 2.5))) / 2 + 30 * np.maximum(phi - 2.5, 0)) / pitch
@@ -60,8 +62,8 @@ def _radius_at(anatomy: Anatomy, angle: float, depth: float, z: float) -> float:
     for _ in range(40):
         middle = (low + high) / 2
         wx, wy = anatomy.to_world(middle * np.cos(angle), middle * np.sin(angle))
-        point = (np.float32([wx]), np.float32([wy]), np.float32([z]))
-        low, high = (middle, high) if anatomy.cavity(*point)[0] < depth else (low, middle)
+        x, y, height = np.array([[wx], [wy], [z]], dtype=np.float32)
+        low, high = (middle, high) if anatomy.cavity(x, y, height)[0] < depth else (low, middle)
     return low
 
 
@@ -79,7 +81,7 @@ def draw_spine(canvas: Canvas, image: FloatArray, anatomy: Anatomy, rng: np.rand
     cortex, marrow = rng.uniform(380, 650), rng.uniform(110, 230)
     height = np.abs((z + phase) % pitch - pitch / 2).astype(np.float32)
 
-    def soft(size: FloatArray) -> FloatArray:
+    def soft(size: NDArray[np.floating[Any]]) -> FloatArray:
         return np.asarray(np.clip(size / edge + 0.5, 0, 1), dtype=np.float32)
 
     waist = 1 - 0.1 * np.cos(2 * np.pi * height / pitch)

@@ -155,7 +155,8 @@ def _sheet(image: FloatArray, distance: FloatArray, where: NDArray[np.bool_], hu
 def _bullae(canvas: Canvas, image: FloatArray, anatomy: Anatomy, mood: Mood, rng: np.random.Generator) -> None:
     count = int(400 * mood.emphysema)
     centres = rng.uniform(
-        (-anatomy.half_width, -anatomy.half_depth, -30), (anatomy.half_width, anatomy.half_depth, anatomy.apex_z),
+        (-anatomy.half_width, -anatomy.half_depth, -30),
+        (anatomy.half_width, anatomy.half_depth, anatomy.apex_z),
         (count, 3),
     )
     for centre in centres[anatomy.lung_at(centres) < 0]:
@@ -218,12 +219,20 @@ def draw_trees(canvas: Canvas, image: FloatArray, trees: Trees, mood: Mood) -> N
     blend(image, field, np.float32(-960))
     field[:] = 0
     canvas.tubes(field, trees.blood)
-    canvas.tubes(field, np.concatenate([trees.knots[:, :3], trees.knots[:, :3], trees.knots[:, 3:], trees.knots[:, 3:]], axis=1))
+    canvas.tubes(
+        field, np.concatenate([trees.knots[:, :3], trees.knots[:, :3], trees.knots[:, 3:], trees.knots[:, 3:]], axis=1)
+    )
     image += field * np.maximum(np.float32(0.75 * mood.blood_hu + 8) - image, 0)
 
 
 def draw_clutter(
-    canvas: Canvas, image: FloatArray, anatomy: Anatomy, style: FamilyStyle, rib_ends: Points, rng: np.random.Generator
+    canvas: Canvas,
+    image: FloatArray,
+    anatomy: Anatomy,
+    *,
+    style: FamilyStyle,
+    rib_ends: Points,
+    rng: np.random.Generator,
 ) -> list[tuple[tuple[slice, slice, slice], FloatArray]]:
     """Paint what looks like a nodule and is none: rib ends that jut into the lung, scars, pleural plaques.
 

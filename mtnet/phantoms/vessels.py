@@ -39,7 +39,7 @@ def grow(
             share = 1.0 if len(half) == 1 else rng.uniform(0.36, 0.6)
             end = start + share * (middle - start)
             radius = leaf_radius_mm * len(half) ** power
-            pieces = _curve(rng, start, end, heading, min(before, 1.15 * radius), radius, wiggle)
+            pieces = _curve(rng, start, end, heading=heading, r0=min(before, 1.15 * radius), r1=radius, wiggle=wiggle)
             segments.append(pieces)
             if len(half) > 1:
                 onward = pieces[-1, 3:6] - pieces[-1, :3]
@@ -59,7 +59,7 @@ def _split(rng: np.random.Generator, points: Points, members: NDArray[np.intp]) 
 
 
 def _curve(
-    rng: np.random.Generator, start: Points, end: Points, heading: Points, r0: float, r1: float, wiggle: float
+    rng: np.random.Generator, start: Points, end: Points, *, heading: Points, r0: float, r1: float, wiggle: float
 ) -> Points:
     """A branch as short straight pieces that leaves its parent along ``heading`` and bends towards its end."""
     length = float(np.linalg.norm(end - start))
