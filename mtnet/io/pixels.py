@@ -19,11 +19,15 @@ from mtnet.structures.study import Instance
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
+    from pydicom.uid import UID
 
 AIR_HU = -1024
 """What padding becomes on CT: the lowest value of a 12-bit scanner, which is what air outside its circle reads."""
 
+_IMPLICIT = "1.2.840.10008.1.2"
+_BIG_ENDIAN = "1.2.840.10008.1.2.2"
 _DEFLATED = "1.2.840.10008.1.2.1.99"
+_NATIVE = (_IMPLICIT, "1.2.840.10008.1.2.1", _BIG_ENDIAN, _DEFLATED)
 _DECODERS = (
     (JPEG_SYNTAXES, "python-gdcm"),
     (JPEGLS_SYNTAXES, "pyjpegls"),
@@ -116,22 +120,43 @@ def _decode(stream: IO[bytes], instance: Instance, limits: Limits) -> NDArray[np
         raise _unreadable(instance, "the header cannot be parsed.") from error
     if "PixelData" not in dataset:
         raise RefusedError([line("no_pixel_data", instance.where)])
-    syntax = pydicom.uid.UID(instance.transfer_syntax_uid or "1.2.840.10008.1.2")
-    if "TransferSyntaxUID" not in dataset.file_meta:
-        dataset.file_meta.TransferSyntaxUID = syntax
+    # Files without meta group say nothing; pydicom has then found out which of the uncompressed encodings it is.
+    encoding = getattr(dataset, "original_encoding", None)
+    little = encoding[1] if encoding else dataset.is_little_endian
+    syntax = pydicom.uid.UID(instance.transfer_syntax_uid or (_IMPLICIT if little else _BIG_ENDIAN))
     if dataset.get("HighBit", dataset.BitsStored - 1) != dataset.BitsStored - 1:
         raise _unreadable(instance, "HighBit (0028,0102) is not BitsStored - 1.")
-    if syntax.is_compressed and syntax != _DEFLATED:
-        if not _has_decoder(syntax):
-            raise RefusedError(
-                [line("unknown_decoder", instance.where, syntax=f"{syntax} ({syntax.name})", advice=_advice(syntax))]
-            )
-        _check_stream(dataset, instance, syntax)
+    if syntax in _NATIVE:
+        return _within_bits(_native(dataset, instance, big_endian=syntax == _BIG_ENDIAN), dataset, instance)
+    return _within_bits(_decode_stream(dataset, instance, syntax), dataset, instance)
+
+
+def _native(dataset: Dataset, instance: Instance, *, big_endian: bool) -> NDArray[np.integer[Any]]:
+    """Uncompressed values, straight from the bytes: pydicom 3 would clear bits that pydicom 2 keeps."""
+    bits = int(dataset.BitsAllocated)
+    if bits not in (8, 16, 32) or (bits == 8 and big_endian):
+        raise _unreadable(instance, f"BitsAllocated (0028,0100) of {bits} is not read in this transfer syntax.")
+    dtype = np.dtype(f"{'>' if big_endian else '<'}{'i' if dataset.PixelRepresentation else 'u'}{bits // 8}")
+    rows, columns = instance.rows or 0, instance.columns or 0
+    found, expected = len(dataset.PixelData), rows * columns * dtype.itemsize
+    if found not in (expected, expected + 1):
+        raise _unreadable(instance, f"the pixel data hold {found} bytes; expected {expected}.")
+    pixels = np.frombuffer(dataset.PixelData, dtype=dtype, count=rows * columns).reshape(rows, columns)
+    return pixels.astype(dtype.newbyteorder("="), copy=False)
+
+
+def _decode_stream(dataset: Dataset, instance: Instance, syntax: UID) -> NDArray[np.integer[Any]]:
+    if not _has_decoder(syntax):
+        raise RefusedError(
+            [line("unknown_decoder", instance.where, syntax=f"{syntax} ({syntax.name})", advice=_advice(syntax))]
+        )
+    _check_stream(dataset, instance, syntax)
+    if hasattr(dataset, "pixel_array_options"):
+        dataset.pixel_array_options(correct_unused_bits=False)
     pixels = np.asarray(dataset.pixel_array)
-    pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     if pixels.shape != (instance.rows, instance.columns) or pixels.dtype.kind not in "iu":
         raise _unreadable(instance, f"decoded to {pixels.shape} {pixels.dtype}.")
-    return _within_bits(pixels, dataset, instance)
+    return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
 
 
 def _check_stream(dataset: Dataset, instance: Instance, syntax: str) -> None:
