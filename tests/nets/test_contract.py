@@ -22,6 +22,7 @@ from mtnet.nets.blocks import make_norm
 from mtnet.structures import OutputSpec
 from tests.nets.builders import BOXES, CLASSES, TISSUES, image
 
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 
 DIMS = (2, 3)
 NORMS = ("group", "batch", "instance", ("group", {"num_groups": 3}), None)

@@ -9,6 +9,7 @@ from torch import nn
 from mtnet.nets import Branch, ClassificationHead, MultiTaskNet, PickLevels
 from tests.nets.builders import CLASSES, TASKS, Exchange, four_tasks, image, parameters
 
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 
 NAMES = ("pred", "boxes_s4", "boxes_s8", "classes", "reconstruction")
 OUTPUT_OF = dict(zip(TASKS, ("pred", "boxes", "classes", "reconstruction"), strict=True))
