@@ -128,7 +128,9 @@ def _table(x: NDArray[np.float64], size: int, stride: int) -> AxisTable:
     first = int(reached[0]) if len(reached) else 0
     x = np.clip(x[reached], 0, size - 1)
     lower, upper, weight = cells_about(x, size, stride)
-    return AxisTable(first, lower, upper, weight, np.floor(x + 0.5).astype(np.int64).clip(0, size - 1))
+    # Half way between two voxels rounding noise must not decide: it is the upper one.
+    nearest = np.floor(x + 0.5 + SNAP_TOLERANCE_VOXELS).astype(np.int64).clip(0, size - 1)
+    return AxisTable(first, lower, upper, weight, nearest)
 
 
 def cells_about(

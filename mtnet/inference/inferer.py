@@ -22,7 +22,7 @@ Layout = Literal["batch", "list"]
 DenseForm = Literal["logits", "probabilities", "labels"]
 
 
-class MultiTaskInferer(Inferer):
+class MultiTaskInferer(Inferer):  # type: ignore[misc]  # MONAI is not typed
     """All answers of a multi-task network, by sliding windows, in one dict of batch-first tensors.
 
     The network says in ``outputs`` what it gives (``mtnet.nets.MultiTaskNet`` does). By kind its answers become

@@ -165,7 +165,7 @@ class BoxMerger:
         self._job = job
         self._dims = len(job.shape)
         self._owners = {
-            spec.name: Ownership(job.layout.starts, job.layout.window, margin=min(spec.strides) / 2) for spec in specs
+            spec.name: Ownership(job.layout.starts, job.layout.window, self._margin(spec)) for spec in specs
         }
         self._found: dict[str, list[_Found]] = {spec.name: [] for spec in specs}
 
@@ -181,6 +181,11 @@ class BoxMerger:
     def finish(self) -> dict[str, Detections]:
         """One suppression over all windows; boxes are then cut to the valid image."""
         return {spec.name: self._suppressed(spec) for spec in self._specs}
+
+    @staticmethod
+    def _margin(spec: OutputSpec) -> float:
+        """How far from its true place a lesion's centre is expected at most, in voxels: half a cell."""
+        return min(spec.strides) / 2
 
     def _found_by(self, spec: OutputSpec, windows: Sequence[int], tensors: Mapping[str, Tensor]) -> list[_Found]:
         levels = [
@@ -205,9 +210,12 @@ class BoxMerger:
         start = torch.from_numpy(layout.starts[window]).repeat(2)
         boxes = candidates.box_index[best].cpu() + start
         centres = ((boxes[:, : self._dims] + boxes[:, self._dims :]) / 2).double().numpy()
-        owned, near = self._owners[spec.name].judge(window, centres)
-        voxel = np.floor(centres + 0.5).astype(np.int64)
-        counts = near & ((voxel >= 0) & (voxel < np.asarray(layout.valid_shape))).all(axis=1)
+        # A lesion at the image's edge may be placed a little beyond it.
+        held = centres.clip(0, np.asarray(layout.valid_shape) - 1.0)
+        at_hand = (np.abs(centres - held) <= 0.5 + self._margin(spec)).all(axis=1)
+        owned, near = self._owners[spec.name].judge(window, held)
+        counts = near & at_hand
+        voxel = np.floor(held + 0.5).astype(np.int64)
         if layout.region is not None:
             counts[counts] = layout.region[tuple(voxel[counts].T)]
         kept = torch.from_numpy(np.nonzero(counts)[0])

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from mtnet.inference.answer import Answer
 from mtnet.inference.bands import Band
-from mtnet.inference.grids import REACH_VOXELS, AxisTable, TargetMap
+from mtnet.inference.grids import REACH_VOXELS, SNAP_TOLERANCE_VOXELS, AxisTable, TargetMap
 from mtnet.inference.memory import Memory
 from mtnet.inference.plan import DenseOutput
 from mtnet.inference.windows import Mask
@@ -200,7 +200,7 @@ class ObliqueSink:
         held = x.clamp_min(0).minimum(limit)
         inside = ((x - held).abs() <= REACH_VOXELS).all(0)
         if self._region is not None:
-            nearest = (held + 0.5).floor().minimum(limit).long()
+            nearest = (held + 0.5 + SNAP_TOLERANCE_VOXELS).floor().minimum(limit).long()
             inside &= torch.from_numpy(self._region)[tuple(nearest)]
         if not bool(inside.any()):
             return
