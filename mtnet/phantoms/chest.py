@@ -128,9 +128,9 @@ def draw_chest(
 
     flat = Canvas.of(target)
     lesion_map = np.zeros(target.shape, dtype=np.uint16)
-    for number, nodule in enumerate(drawn, start=1):
-        nodule.mask(flat, lesion_map, number)
     lesions = tuple(nodule.truth(number, target) for number, nodule in enumerate(drawn, start=1))
+    for nodule, truth in zip(drawn, lesions, strict=True):
+        nodule.mask(flat, lesion_map, truth)
     return Phantom(
         volume=Volume(array, target, "CT"),
         lesion_map=lesion_map,

@@ -34,7 +34,7 @@ def _sphere(count: int) -> Points:
     return np.stack([r * np.cos(phi), r * np.sin(phi), z], axis=1)
 
 
-_RAYS = np.concatenate([_sphere(3000), np.eye(3), -np.eye(3)])
+_RAYS = np.concatenate([_sphere(2000), np.eye(3), -np.eye(3)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ class NoduleShape:
         free = self.radius(_RAYS)
         if self.limit is None:
             return free
-        t = np.linspace(0, 1, 33)
+        t = np.linspace(0, 1, 17)
         points = self.centre_mm + (free[:, None] * t)[..., None] * _RAYS[:, None]
         level = self.limit(points.reshape(-1, 3)).reshape(len(free), -1)
         outside = level > 0
@@ -235,22 +235,20 @@ class Nodule:
             view += spikes * np.maximum(np.float32(self.hu) - view, 0)
         view += fraction * (value - view)
 
-    def mask(self, canvas: Canvas, lesion_map: NDArray[np.uint16], number: int) -> None:
-        """Write ``number`` where a voxel's centre is inside; at least into the voxel nearest to its centroid."""
-        volume, centre, low, high = self.shape.facts()
-        del volume
+    def mask(self, canvas: Canvas, lesion_map: NDArray[np.uint16], truth: DrawnNodule) -> None:
+        """Write its number where a voxel's centre is inside; at least into the voxel nearest to its centroid."""
         half = np.asarray(canvas.geometry.spacing_mm)
-        box = canvas.box(low - half, high + half)
+        box = canvas.box(np.subtract(truth.box_lps_mm[:3], half), np.add(truth.box_lps_mm[3:], half))
         written = False
         if box is not None:
             points = np.stack(np.broadcast_arrays(*canvas.axes_in(box)), axis=-1).astype(np.float64)
             inside = self.shape.distance(points) < 0
-            lesion_map[box][inside] = number
+            lesion_map[box][inside] = truth.number
             written = bool(inside.any())
         if not written:
-            nearest = np.round(canvas.geometry.lps_mm_to_index(centre)).astype(int)
+            nearest = np.round(canvas.geometry.lps_mm_to_index(truth.centre_lps_mm)).astype(int)
             if ((nearest >= 0) & (nearest < canvas.shape)).all():
-                lesion_map[tuple(nearest)] = number
+                lesion_map[tuple(nearest)] = truth.number
 
 
 def _tubes_in(canvas: Canvas, field_: FloatArray, box: Sequence[slice], segments: Points) -> None:
@@ -315,7 +313,7 @@ def random_nodule(
         hollow = rng.uniform(0.25, 0.55)
     spicules = np.zeros((0, 8))
     if form == "spiculated":
-        u = _RAYS[rng.choice(3000, int(rng.integers(8, 22)), replace=False)]
+        u = _RAYS[rng.choice(2000, int(rng.integers(8, 22)), replace=False)]
         start = centre_mm + 0.8 * shape.radius(u)[:, None] * u
         end = start + (shape.radius(u) * rng.uniform(0.35, 0.8, len(u)))[:, None] * (u + rng.normal(0, 0.15, u.shape))
         thick = np.full((len(u), 1), 0.035 * diameter_mm + 0.25)

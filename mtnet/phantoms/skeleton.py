@@ -58,13 +58,10 @@ def draw_ribs(
 
 def _radius_at(anatomy: Anatomy, angle: float, depth: float, z: float) -> float:
     """Distance from the axis at which the chest wall is ``depth`` deep, at one angle (body frame) and height."""
-    low, high = 10.0, 400.0
-    for _ in range(40):
-        middle = (low + high) / 2
-        wx, wy = anatomy.to_world(middle * np.cos(angle), middle * np.sin(angle))
-        x, y, height = np.array([[wx], [wy], [z]], dtype=np.float32)
-        low, high = (middle, high) if anatomy.cavity(x, y, height)[0] < depth else (low, middle)
-    return low
+    wx, wy = anatomy.to_world(np.cos(angle), np.sin(angle))
+    x, y, height = np.array([[wx], [wy], [z]], dtype=np.float32)
+    factor = float(anatomy.outline(x, y)[3][0])
+    return 1 + (depth - float(anatomy.cavity(x, y, height)[0])) / factor
 
 
 def draw_spine(canvas: Canvas, image: FloatArray, anatomy: Anatomy, rng: np.random.Generator) -> None:

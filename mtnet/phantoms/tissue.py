@@ -180,11 +180,11 @@ class Trees:
 def grow_trees(anatomy: Anatomy, style: FamilyStyle, spacing_mm: float, rng: np.random.Generator) -> Trees:
     """Grow arteries, veins and airways into both lungs; coarse grids get fewer leaves."""
     blood, airways, knots = [], [], []
-    leaf = rng.uniform(*style.leaf_radius_mm)
+    leaf, crowd = rng.uniform(*style.leaf_radius_mm), rng.uniform(200, 400)
     for side, hilum in zip((-1, 1), anatomy.hila, strict=True):
         for vein in (False, True):
-            count = int(rng.integers(600, 1000) * (0.7 if vein else 1.0) / max(1.0, spacing_mm / 1.6) ** 2)
-            targets = _targets(anatomy, side, max(count, 12), rng)
+            per_litre = crowd * (0.52 / leaf) ** 2.2 * (0.7 if vein else 1.0) / max(1.0, spacing_mm / 1.6) ** 2
+            targets = _targets(anatomy, side, per_litre, rng)
             root = np.asarray(hilum) + (np.array([side * -4.0, -8.0, -14.0]) if vein else 0.0)
             tree = grow(rng, (root[0], root[1], root[2]), targets, leaf_radius_mm=leaf)
             blood.append(tree)
@@ -200,13 +200,14 @@ def grow_trees(anatomy: Anatomy, style: FamilyStyle, spacing_mm: float, rng: np.
     return Trees(np.concatenate(blood), np.concatenate(airways), np.concatenate(knots))
 
 
-def _targets(anatomy: Anatomy, side: int, count: int, rng: np.random.Generator) -> Points:
+def _targets(anatomy: Anatomy, side: int, per_litre: float, rng: np.random.Generator) -> Points:
     """Random points inside one lung, a few mm from its surface."""
-    low = (0, -anatomy.half_depth, anatomy.base_z)
-    high = (1.1 * anatomy.half_width, anatomy.half_depth, anatomy.apex_z)
-    points = rng.uniform(low, high, (6 * count + 60, 3))
+    low = np.array([0, -anatomy.half_depth, anatomy.base_z])
+    high = np.array([1.1 * anatomy.half_width, anatomy.half_depth, anatomy.apex_z])
+    count = per_litre * float(np.prod(high - low)) / 1e6
+    points = rng.uniform(low, high, (int(count) + 60, 3))
     points[:, 0] *= side
-    return np.asarray(points[anatomy.lung_at(points) < -3.5][:count])
+    return np.asarray(points[anatomy.lung_at(points) < -3.5])
 
 
 def draw_trees(canvas: Canvas, image: FloatArray, trees: Trees, mood: Mood) -> None:
