@@ -35,14 +35,6 @@ class Branch(nn.Module):
         """Answer from the levels that it reads: ``[level, ...] -> {name: tensor}``."""
         return self.head(self.decoder(levels))  # type: ignore[no-any-return]
 
-    def decode(self, levels: list[Tensor]) -> list[Tensor]:
-        """Run the decoder alone."""
-        return self.decoder(levels)  # type: ignore[no-any-return]
-
-    def answer(self, decoded: list[Tensor]) -> dict[str, Tensor]:
-        """Run the head alone."""
-        return self.head(decoded)  # type: ignore[no-any-return]
-
 
 class MultiTaskNet(nn.Module):
     """Encoder, optional neck, a branch a task, optional interaction between the branches' decoders and heads.
@@ -123,13 +115,13 @@ class MultiTaskNet(nn.Module):
         decoded: dict[str, list[Tensor]] = {}
         for task, branch in self.branches.items():
             if task in self.decoding:
-                decoded[task] = branch.decode(necked if branch.reads_neck else encoded)  # type: ignore[operator]
+                decoded[task] = branch.decoder(necked if branch.reads_neck else encoded)  # type: ignore[operator]
         if self.interaction is not None and self.runs_interaction:
             decoded.update(self.interaction({task: decoded[task] for task in self.interacting}))
         answers: dict[str, Tensor] = {}
         for task, branch in self.branches.items():
             if task in self.answering:
-                answers.update(branch.answer(decoded[task]))  # type: ignore[operator]
+                answers.update(branch.head(decoded[task]))  # type: ignore[operator]
 
         if self.as_tensor:
             return answers[self.tensor_names[0]]

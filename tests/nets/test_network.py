@@ -98,6 +98,17 @@ def test_a_scripted_subset_runs_its_own_branch_alone():
     assert convolutions == 10
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_a_branch_alone_answers_as_in_the_network(task):
+    net = four_tasks().eval()
+    branch = net.branches[task]
+    with torch.no_grad():
+        levels = net.encoder(image(2))
+        alone = branch(net.neck(levels) if branch.reads_neck else levels)
+        together = net(image(2))
+    assert alone and all(torch.equal(tensor, together[name]) for name, tensor in alone.items())
+
+
 def test_the_tuple_holds_the_tensors_of_the_dict_in_order():
     net = four_tasks().eval()
     with torch.no_grad():
@@ -177,7 +188,6 @@ def test_a_subset_with_an_interaction_runs_all_decoders_that_feed_it():
     nn.init.constant_(net.interaction.scale, 3.0)
     view = twin(net, interaction=Exchange(*EXCHANGE), outputs=["pred"])
     ran = calls(view, image(2))
-    # The branches' own forward is not called: decoders and heads are.
     assert "branches.reconstruction.decoder" in ran and "branches.reconstruction.head" not in ran
     assert "branches.detection.decoder" not in ran and ran["interaction"] == 1
     with torch.no_grad():
