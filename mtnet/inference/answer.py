@@ -42,11 +42,12 @@ class Answer:
         values = [label.value for label in spec.labels]
         if values and len(values) != channels:
             raise ValueError(f"Dense output {spec.name!r} has {channels} channels and {len(values)} labels.")
-        if values and not all(0 <= value <= 255 for value in (*values, spec.background)):
-            raise ValueError(f"Dense output {spec.name!r} has labels {values}; a label map holds 0..255.")
+        if len(values) > 255 or (values and not all(0 <= value <= 255 for value in (*values, spec.background))):
+            raise ValueError(f"Dense output {spec.name!r} has labels {values}; a label map holds 255 of 0..255.")
         self.spec = spec
         self.channels = channels
         self._background = int(spec.background) if values else spec.background
+        self._label_of_code = np.array([self._background, *values], np.uint8) if values else np.zeros(0, np.uint8)
         stored = tuple(reversed(shape))
         # Zeros cost no memory until they are written.
         self._array: NDArray[np.generic] = (
@@ -85,7 +86,7 @@ class Answer:
         """
         labels = self.spec.labels
         best: Tensor | None = None
-        chosen = torch.empty(0)
+        code = torch.empty(0)
         outside = None if inside is None else ~inside
         for channel, values in enumerate(classes):
             refuse_nan(self.spec, values)
@@ -95,14 +96,19 @@ class Answer:
                 _store(self._array[channel], place, values, outside, self._background)
             elif best is None:
                 best = values
-                chosen = torch.full(values.shape, labels[0].value, dtype=torch.uint8, device=values.device)
+                code = torch.ones(values.shape, dtype=torch.uint8, device=values.device)
             else:
-                chosen.masked_fill_(values > best, labels[channel].value)
+                # Codes rise with the channel, so the greatest is the last that was better. A masked fill takes a
+                # hundred times as long.
+                code = torch.maximum(code, (values > best).to(torch.uint8) * (channel + 1))
                 best = torch.maximum(best, values)
-        if best is not None:
-            if self.spec.activation == "sigmoid":
-                chosen.masked_fill_(best < self.spec.threshold, int(self._background))
-            _store(self._array[0], place, chosen, outside, self._background)
+        if best is None:
+            return
+        if self.spec.activation == "sigmoid":
+            code *= best >= self.spec.threshold
+        if inside is not None:
+            code *= inside
+        self._array[0][place] = self._label_of_code[code.cpu().numpy()]
 
     def finish(self) -> DenseOutput:
         """The arrays with axes in the target's order."""

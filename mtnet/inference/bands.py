@@ -99,12 +99,12 @@ class Band:
         self.low = low
 
     def planes(self, name: str, first: int, stop: int) -> Tensor:
-        """Planes ``first`` to ``stop - 1`` of the ring, copied: ``(planes, C, other axes...)``."""
-        parts = [
-            self._sums[name].narrow(self.axis + 1, ring.start, ring.stop - ring.start).movedim(self.axis + 1, 0)
-            for _, ring in self._parts(first, stop)
-        ]
-        return torch.cat(parts)
+        """Planes ``first`` to ``stop - 1`` of an output, ``(C, *cells)`` with so many along the slab axis.
+
+        A view where they lie together in the ring.
+        """
+        parts = [self._sums[name][self._only(ring)] for _, ring in self._parts(first, stop)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=self.axis + 1)
 
     def _parts(self, first: int, stop: int) -> Iterator[tuple[slice, slice]]:
         """Planes ``first..stop`` as one or two runs: a slice counted from ``first``, and the slice of the ring."""

@@ -12,7 +12,7 @@ from mtnet.structures import ReportLine
 
 T = TypeVar("T")
 
-SLAB_BYTES = 32 << 20
+SLAB_BYTES = 64 << 20
 """Temporaries of one step of restoring: large enough for long vector loops, small beside one full-size class."""
 
 _MIN_SLAB_BYTES = 1 << 18

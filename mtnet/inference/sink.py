@@ -93,10 +93,9 @@ class AlignedSink:
         lower, upper = self._slab.lower[targets], self._slab.upper[targets]
         first, last = int(lower.min()), int(upper.max())
         slab = AxisTable(0, lower - first, upper - first, self._slab.weight[targets], self._slab.nearest[targets])
-        left = [axis for axis in range(len(self._image_axes)) if axis != band.axis]
         planes = band.planes(self._answer.spec.name, first, last + 1)
-        # From (plane, C, image axes...) to (C, plane, axes from the last target axis to the first).
-        raw = planes.permute(1, 0, *(2 + left.index(axis) for axis in self._image_axes[1:])).contiguous()
+        # From (C, image axes) to (C, axes from the last target axis to the first).
+        raw = planes.permute(0, *(1 + axis for axis in self._image_axes)).contiguous()
         if self._answer.needs_probabilities or not self._as_is:
             raw = self._answer.activate(raw, 0)
         place = (_run(self._slab.first + targets), *(slice(t.first, t.first + len(t)) for t in self._others))
@@ -104,9 +103,13 @@ class AlignedSink:
         return stop
 
     def _interpolated(self, classes: Tensor, slab: AxisTable) -> Iterator[Tensor]:
+        # Axes that grow come late, so that most of the work is on few values.
+        tables = sorted(enumerate((slab, *self._others)), key=lambda t: -t[0])
+        if len(slab) < classes.shape[1]:
+            tables = [tables[-1], *tables[:-1]]
         for planes in classes:
             fine = planes
-            for axis, table in enumerate((slab, *self._others)):
+            for axis, table in tables:
                 fine = _interpolate(fine, axis, table)
             yield fine
 
@@ -135,12 +138,17 @@ def _interpolate(values: Tensor, axis: int, table: AxisTable) -> Tensor:
     """Linear interpolation of ``values`` along ``axis`` by ``table``; a view where nothing is to be done."""
     if table.is_slice:
         return values.narrow(axis, int(table.lower[0]), len(table))
-    lower = values.index_select(axis, torch.from_numpy(table.lower).to(values.device))
+    lower = _taken(values, axis, torch.from_numpy(table.lower).to(values.device))
     if table.copies:
         return lower
-    upper = values.index_select(axis, torch.from_numpy(table.upper).to(values.device))
+    upper = _taken(values, axis, torch.from_numpy(table.upper).to(values.device))
     weight = torch.from_numpy(table.weight).to(values.device)
     return lower.lerp_(upper, weight.reshape([-1 if a == axis else 1 for a in range(values.ndim)]))
+
+
+def _taken(values: Tensor, axis: int, index: Tensor) -> Tensor:
+    # index_select copies whole rows along outer axes, but is several times slower than indexing along the last.
+    return values[..., index] if axis == values.ndim - 1 else values.index_select(axis, index)
 
 
 class ObliqueSink:
@@ -174,9 +182,9 @@ class ObliqueSink:
         plane_bytes = 8 * self._kept.numel() // self._cells[band.axis]
         first = self._done
         stop = min(stop, first + max(self._memory.slab_bytes // plane_bytes, 1))
-        cut = (slice(None), slice(None), *(slice(n) for axis, n in enumerate(self._cells) if axis != band.axis))
-        values = self._answer.activate(band.planes(self._answer.spec.name, first, stop)[cut], 1)
-        self._kept.narrow(band.axis + 1, first, stop - first).movedim(band.axis + 1, 0).copy_(values)
+        cut = (slice(None), *(slice(None) if axis == band.axis else slice(n) for axis, n in enumerate(self._cells)))
+        values = self._answer.activate(band.planes(self._answer.spec.name, first, stop)[cut], 0)
+        self._kept.narrow(band.axis + 1, first, stop - first).copy_(values)
         return stop
 
     def _restore(self, block: tuple[slice, ...]) -> None:
