@@ -50,7 +50,7 @@ def _slice(page: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return page[TOP + CAPTION : TOP + SIDE, LEFT : LEFT + SIDE]
 
 
-@pytest.mark.parametrize("order", permutations(range(3)))
+@pytest.mark.parametrize("order", list(permutations(range(3))))
 def test_the_picture_is_the_same_for_every_order_of_the_voxels(order: tuple[int, int, int], tmp_path: Path) -> None:
     plain = _slice(_page(*_study(np.eye(3), SHAPE, SPACING), tmp_path))
     assert (np.abs(plain.astype(int) - colour_of(1)).max(axis=-1) < 8).any()
