@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 from monai.config import DtypeLike, KeysCollection
-from monai.data import ImageReader
-from monai.transforms import LoadImaged
-from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
+from monai.data import ImageReader, MetaTensor
+from monai.transforms import EnsureChannelFirst, LoadImaged, MapTransform
+from monai.utils import ImageMetaKey, MetaKeys, SpaceKeys, ensure_tuple
 
 from mtnet.io.limits import Limits
 from mtnet.io.read import Reading, read_volume
@@ -96,14 +96,18 @@ class LoadImageStudyd(LoadImaged):  # type: ignore[misc]  # MONAI is not followe
     """``LoadImaged`` that reads with ``StudyReader`` and nothing else; usable in any bundle config by ``_target_``.
 
     The loaded item is a ``MetaTensor`` with RAS affine; ``meta["input_report"]`` and ``meta["series_choices"]`` are
-    JSON text, so that batches of them collate.
+    JSON text, so that batches of them collate. MONAI's own readers are not even made: one of them changes pydicom's
+    decoders when it is.
 
     Args:
         keys: keys of the items that hold a path.
-        rule, series_uid, strict, repair, limits: see ``StudyReader``.
+        rule: which series suits, and which is best.
+        series_uid: take this series whatever the rule says.
+        strict: refuse what would be repaired.
+        repair: mend what is refused by default and can be mended.
+        limits: what the input may cost.
         dtype: of the tensor.
         ensure_channel_first: give ``(1, i, j, k)`` rather than ``(i, j, k)``.
-        image_only: give the tensor alone; else also ``<key>_meta_dict``.
         allow_missing_keys: pass over keys that an item lacks.
     """
 
@@ -118,17 +122,20 @@ class LoadImageStudyd(LoadImaged):  # type: ignore[misc]  # MONAI is not followe
         limits: Limits = _DEFAULT_LIMITS,
         dtype: DtypeLike = np.float32,
         ensure_channel_first: bool = False,
-        image_only: bool = True,
         allow_missing_keys: bool = False,
     ) -> None:
-        super().__init__(
-            keys,
-            dtype=dtype,
-            ensure_channel_first=ensure_channel_first,
-            image_only=image_only,
-            allow_missing_keys=allow_missing_keys,
-        )
+        MapTransform.__init__(self, keys, allow_missing_keys)
         self.reader = StudyReader(rule, series_uid=series_uid, strict=strict, repair=repair, limits=limits)
+        self.dtype = dtype
+        self.ensure_channel_first = ensure_channel_first
+
+    def register(self, reader: ImageReader) -> None:
+        """Not offered.
+
+        Raises:
+            TypeError: always; another reader would be asked where this one refuses.
+        """
+        raise TypeError(f"LoadImageStudyd reads with StudyReader alone; use LoadImaged for {type(reader).__name__}.")
 
     def __call__(self, data: Mapping[Hashable, Any], reader: ImageReader | None = None) -> dict[Hashable, Any]:
         """Load every key of ``data``.
@@ -140,5 +147,12 @@ class LoadImageStudyd(LoadImaged):  # type: ignore[misc]  # MONAI is not followe
         Raises:
             FileNotFoundError, RefusedError: as ``read_volume``; no other reader is tried.
         """
-        loaded: dict[Hashable, Any] = super().__call__(data, reader or self.reader)
+        loaded = dict(data)
+        chosen = reader or self.reader
+        for key in self.key_iterator(loaded):
+            name = str(Path(loaded[key]).expanduser())
+            array, meta = chosen.get_data(chosen.read(name))
+            meta[ImageMetaKey.FILENAME_OR_OBJ] = name
+            image = MetaTensor.ensure_torch_and_prune_meta(array.astype(self.dtype, copy=False), meta)
+            loaded[key] = EnsureChannelFirst()(image) if self.ensure_channel_first else image
         return loaded
