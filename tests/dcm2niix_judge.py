@@ -23,7 +23,7 @@ class Judged:
 
 
 def convert_with_dcm2niix(folder: Path, out: Path) -> list[Judged]:
-    """Run dcm2niix over a folder; file names are ``<series UID>_<series number>``."""
+    """Run dcm2niix over a folder; file names are ``<series UID>_<series number>``. Colour is left out."""
     import dcm2niix
 
     out.mkdir(parents=True, exist_ok=True)
@@ -33,7 +33,8 @@ def convert_with_dcm2niix(folder: Path, out: Path) -> list[Judged]:
         capture_output=True,
         timeout=120,
     )
-    return [read_canonical(path) for path in sorted(out.glob("*.nii"))]
+    paths = [path for path in sorted(out.glob("*.nii")) if not nibabel.load(path).get_data_dtype().names]
+    return [read_canonical(path) for path in paths]
 
 
 def read_canonical(path: Path) -> Judged:

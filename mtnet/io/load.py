@@ -74,7 +74,7 @@ def _inverted(stack: Stack, mode: Mode) -> tuple[ReportLine, ...]:
     Which of them wrote a file cannot be told from it.
     """
     found = next((item for item in stack.instances if item.photometric == "MONOCHROME1"), None)
-    if found is None:
+    if found is None or stack.kind != "volume":
         return ()
     message = (
         "PhotometricInterpretation (0028,0004) is MONOCHROME1, and writers disagree on whether stored values are then "
