@@ -77,7 +77,9 @@ def run(args: argparse.Namespace) -> int:
         entry, done = _convert(source, args, written)
         written += done
         entries.append(entry)
-        print("\n".join(_text(entry)))
+        for text in _text(entry):
+            # File names come from outside: control characters must not reach the terminal.
+            print("".join(character if character.isprintable() else "?" for character in text))
     findings = [(study.study_instance_uid, item) for study in studies for item in study.report]
     _write_json(args.out / SUMMARY, _summary(mode, entries, findings, ()))
     print(f"{written} of {len(entries)} written to {args.out}.")

@@ -194,22 +194,22 @@ def _not_3d(path: Path, found: str) -> ReportLine:
 
 
 def _values(raw: NDArray[np.generic], slope: float, intercept: float) -> NDArray[np.generic]:
-    """``raw * slope + intercept`` (no scaling where slope is 0 or NaN), int16 where exact, else float32."""
+    """``raw * slope + intercept`` (no scaling where slope is 0 or NaN), int16 where exact, else float32.
+
+    Goes plane by plane, so that wider intermediate values never exist for the whole volume.
+    """
     if not np.isfinite(slope) or slope == 0:
         slope, intercept = 1.0, 0.0
     if not np.isfinite(intercept):
         intercept = 0.0
-    if raw.dtype.kind in "iu" and slope.is_integer() and intercept.is_integer():
-        ends = [int(end) * int(slope) + int(intercept) for end in (raw.min(), raw.max())]
-        if _INT16.min <= min(ends) and max(ends) <= _INT16.max:
-            if slope == 1 and intercept == 0:
-                return raw.astype(np.int16)
-            whole: NDArray[np.generic] = (raw.astype(np.int64) * int(slope) + int(intercept)).astype(np.int16)
-            return whole
-    if slope == 1 and intercept == 0:
-        return raw.astype(np.float32)
-    real: NDArray[np.generic] = (raw.astype(np.float64) * slope + intercept).astype(np.float32)
-    return real
+    whole = raw.dtype.kind in "iu" and slope.is_integer() and intercept.is_integer()
+    ends = [int(end) * int(slope) + int(intercept) for end in (raw.min(), raw.max())] if whole else [2**31]
+    exact = _INT16.min <= min(ends) and max(ends) <= _INT16.max
+    values: NDArray[np.generic] = np.empty(raw.shape, dtype=np.int16 if exact else np.float32, order="F")
+    wide = np.int64 if exact else np.float64
+    for k in range(raw.shape[2]):
+        values[..., k] = raw[..., k].astype(wide) * wide(slope) + wide(intercept)
+    return values
 
 
 def _finite(values: NDArray[np.generic], path: Path, *, repair: bool) -> tuple[NDArray[np.generic], ReportLine]:

@@ -52,6 +52,7 @@ def load(
         raise RefusedError(report.refusals)
     if stack.kind != "volume":
         raise RefusedError([line("not_a_volume", series.series_instance_uid, kind=stack.kind.replace("_", " "))])
+    _check_placed(stack)
     positions = measure_positions(stack.instances)
     instances = [stack.instances[index] for index in positions.order]
     pixel_mm, plane = _pixels_of(instances[0])
@@ -81,6 +82,14 @@ def _inverted(stack: Stack, mode: Mode) -> tuple[ReportLine, ...]:
         "inverted. Repair takes them as rescale gives them, as the standard says."
     )
     return (ReportLine("monochrome1_values", "repaired" if mode == "repair" else "refused", message, found.where),)
+
+
+def _check_placed(stack: Stack) -> None:
+    for item in stack.instances:
+        if item.number_of_frames != 1:
+            raise RefusedError([line("enhanced_multiframe_not_read", item.where, frames=item.number_of_frames)])
+        if item.position_lps_mm is None or item.orientation_lps is None:
+            raise RefusedError([line("missing_geometry", item.where, tag="ImagePositionPatient (0020,0032)", count=1)])
 
 
 def _pixels_of(first: Instance) -> tuple[tuple[float, float], tuple[int, int]]:

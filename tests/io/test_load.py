@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -161,3 +162,23 @@ def test_both_series_of_the_real_study_equal_dcm2niixs(tmp_path: Path) -> None:
         (theirs,) = [judge for judge in judged if judge.name.startswith(series.series_instance_uid)]
         assert worst_distance_mm(ours, theirs) < 1e-3
         np.testing.assert_array_equal(ours.values, theirs.values)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "code"),
+    [
+        ("number_of_frames", 2, "enhanced_multiframe_not_read"),
+        ("position_lps_mm", None, "missing_geometry"),
+        ("pixel_spacing_mm", None, "missing_geometry"),
+        ("rows", None, "missing_geometry"),
+    ],
+)
+def test_what_no_grid_can_be_made_of_is_refused_whatever_the_scan_said(
+    tmp_path: Path, field: str, value: Any, code: str
+) -> None:
+    write_ct_series(tmp_path, shape=(6, 5, 3))
+    ((series,),) = (study.series for study in scan(tmp_path))
+    stack = replace(series.stacks[0], instances=tuple(replace(i, **{field: value}) for i in series.instances))
+    with pytest.raises(RefusedError) as caught:
+        load(stack, series)
+    assert [item.code for item in caught.value.lines] == [code]
