@@ -72,9 +72,10 @@ class Panel:
         size_mm: tuple[float, float],
         spacing_mm: tuple[float, float],
     ) -> None:
-        self.sheet = Sheet(width, height)
-        self.image = self.sheet.image
-        self._pen = self.sheet._pen
+        from PIL import Image, ImageDraw
+
+        self.image = Image.new("RGB", (width, height), _BACKGROUND)
+        self._pen = ImageDraw.Draw(self.image)
         self._width, self._height = width, height
         self._pixels_per_mm = min(width / size_mm[0], height / size_mm[1])
         self._spacing, self._centre = spacing_mm, centre_index

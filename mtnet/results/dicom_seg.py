@@ -48,9 +48,9 @@ def write_dicom_seg(findings: Findings, path: Path) -> SegOutcome:
 
     Only frames with voxels are written, each at the position of the source slice that it lies on. Where the findings
     live on another grid than the slices (a repaired series), masks are interpolated onto the slices. Object, series and
-    dimension UIDs are hashed from source UIDs, model, weights, options, version and content, and dates are those of the
-    source, so the same findings give the same bytes and others another UID. Of the source only valid attributes of
-    patient and study are taken over.
+    dimension UIDs are hashed from source UIDs, model, weights, options, version and content, and the content date is
+    that of the study, so the same findings give the same bytes and others another UID. Of the source only valid
+    attributes of patient and study are taken over.
 
     Args:
         findings: needs ``lesion_map`` and ``source.stack`` (its first file is read, headers only).
@@ -263,8 +263,11 @@ def _set_identity(seg: Any, identity: Dataset, header: Dataset) -> None:
             _NO_DATE,
         )
         time = str(identity.get("StudyTime") or "000000")
-        seg.InstanceCreationDate = seg.SeriesDate = seg.ContentDate = str(date)
-        seg.InstanceCreationTime = seg.SeriesTime = seg.ContentTime = time
+        seg.ContentDate, seg.ContentTime = str(date), time
+        # Optional, and true of one run only: the same findings have to make the same object.
+        for keyword in ("InstanceCreationDate", "InstanceCreationTime"):
+            if keyword in seg:
+                delattr(seg, keyword)
         seg.SpecificCharacterSet = "ISO_IR 192"
         for item in seg.get("ContributingEquipmentSequence") or ():
             if "ContributionDateTime" in item:

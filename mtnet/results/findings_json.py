@@ -11,7 +11,7 @@ from typing import Any
 
 from mtnet.io.atomic import atomic_path
 from mtnet.results.dicom_seg import SegOutcome
-from mtnet.results.notice import NOT_A_DEVICE
+from mtnet.results.notice import full_notice
 from mtnet.structures import (
     Code,
     Findings,
@@ -56,7 +56,7 @@ def findings_to_dict(
     source, model = findings.source, findings.model
     return {
         "schema_version": SCHEMA_VERSION,
-        "notice": NOT_A_DEVICE,
+        "notice": full_notice(model),
         "software": {"name": "mtnet", "version": __version__},
         "model": {
             "name": model.name,

@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from mtnet.results.dicom_seg import SegOutcome, write_dicom_seg
 from mtnet.results.findings_json import NO_SEG, write_findings_json
 from mtnet.results.nifti import write_lesions_nifti, write_reconstruction_nifti, write_segmentation_nifti
 from mtnet.results.overlay import write_overlay
-from mtnet.structures import Findings, Volume
+from mtnet.structures import Findings, StageCost, Volume
 
 FINDINGS = "findings.json"
 # Every name that a run may write. The first is removed first, so that what it lists is never half replaced.
@@ -24,6 +26,17 @@ RESULT_FILES = (
     "segmentation.dcm",
     "overlay.png",
 )
+
+
+class Meter(Protocol):
+    """Measures stages of a run, as ``mtnet.inference.cost.CostMeter`` does."""
+
+    @property
+    def costs(self) -> list[StageCost]:
+        """What has been measured."""
+
+    def stage(self, name: str) -> AbstractContextManager[None]:
+        """Measure a block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +61,7 @@ def write_results(
     *,
     dicom_seg: bool = True,
     overlay: bool = True,
+    meter: Meter | None = None,
 ) -> Written:
     """Write everything that the findings hold into a folder, which is made where it is missing.
 
@@ -61,6 +75,7 @@ def write_results(
         volume: the image on the grid of the findings, for the overlay; without it there is none.
         folder: one study's folder.
         dicom_seg, overlay: whether to write these.
+        meter: measures the writing; what it has measured so far becomes the costs of the findings.
 
     Raises:
         ValueError: the findings cannot be written (a number that is not finite, an image on another grid).
@@ -69,6 +84,18 @@ def write_results(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _clear(folder)
+    with nullcontext() if meter is None else meter.stage("write"):
+        findings, files, outcome = _write_all_but_last(findings, volume, folder, dicom_seg=dicom_seg, overlay=overlay)
+    if meter is not None:
+        findings = replace(findings, costs=tuple(meter.costs))
+    write_findings_json(findings, folder / FINDINGS, dicom_seg=outcome, files=files)
+    return Written(findings, tuple(folder / name for name in (*files, FINDINGS)), outcome)
+
+
+def _write_all_but_last(
+    findings: Findings, volume: Volume | None, folder: Path, *, dicom_seg: bool, overlay: bool
+) -> tuple[Findings, dict[str, str], SegOutcome]:
+    """Write every file but ``findings.json``; the findings with what was noticed, and SHA-256 by file name."""
     files: dict[str, str] = {}
 
     def put(name: str, write: Callable[[Findings, Path], None]) -> None:
@@ -90,8 +117,7 @@ def write_results(
     if overlay and volume is not None:
         write_overlay(findings, volume, folder / "overlay.png")
         files["overlay.png"] = _sha256(folder / "overlay.png")
-    write_findings_json(findings, folder / FINDINGS, dicom_seg=outcome, files=files)
-    return Written(findings, tuple(folder / name for name in (*files, FINDINGS)), outcome)
+    return findings, files, outcome
 
 
 def _clear(folder: Path) -> None:

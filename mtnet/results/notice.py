@@ -18,3 +18,9 @@ def training_notice(model: ModelInfo) -> str:
     if not trained.lower().startswith("trained"):
         trained = f"Trained on {trained}"
     return f"Research use only. {trained[0].upper()}{trained[1:]}."
+
+
+def full_notice(model: ModelInfo) -> str:
+    """The same and that it is no medical device: ``Research use only. Trained on drawn data. Not a medical device.``"""
+    short = training_notice(model)
+    return short if short == NOT_A_DEVICE else f"{short} Not a medical device."

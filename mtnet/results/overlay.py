@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mtnet.io.atomic import atomic_path
 from mtnet.results.axial_view import AxialView
 from mtnet.results.canvas import Panel, Sheet
-from mtnet.results.notice import training_notice
+from mtnet.results.notice import full_notice
 from mtnet.structures import Findings, Lesion, Volume
 
 # Lung window of the radiology textbooks: level and width in HU.
@@ -60,11 +59,14 @@ class _Scene:
     """The arrays of one study in view order, and how to draw a slice of them."""
 
     def __init__(self, findings: Findings, volume: Volume) -> None:
+        from scipy import ndimage
+
         self.findings = findings
         self.view = AxialView.of(findings.geometry)
         self.image = self.view.array(volume.array[0])
         self.lesions = None if findings.lesion_map is None else self.view.array(findings.lesion_map.array[0])
         self.labels = None if findings.label_map is None else self.view.array(findings.label_map.array[0])
+        self._masks = [] if self.lesions is None else ndimage.find_objects(self.lesions)
         self.boxes = [self.view.box(lesion.box_index) for lesion in findings.lesions]
         if volume.modality == "CT":
             level, width = LUNG_WINDOW_HU
@@ -83,8 +85,11 @@ class _Scene:
         middle = int(np.clip(round(float(box[2] + box[5]) / 2), 0, depth - 1))
         if self.lesions is None or not lesion.mask_voxels:
             return middle
-        areas = np.count_nonzero(self.lesions == lesion.number, axis=(0, 1))
-        return int(areas.argmax()) if areas.any() else middle
+        where = self._masks[lesion.number - 1] if lesion.number <= len(self._masks) else None
+        if where is None:
+            return middle
+        areas = np.count_nonzero(self.lesions[where] == lesion.number, axis=(0, 1))
+        return int(where[2].start + areas.argmax())
 
     def draw(self, z: int, panel: Panel, *, marks: bool, names: bool = True) -> None:
         """Draw slice ``z`` into ``panel``; with ``marks`` also contours and boxes, with ``names`` also numbers."""
@@ -207,9 +212,7 @@ def _page(findings: Findings, scene: _Scene, cells: Sequence[Any]) -> Any:
         sheet.swatch(_GAP, y + 2, colour, number)
         sheet.text(_GAP + 34, y + 2, line, 15, _TEXT, width=width - 2 * _GAP - 34)
         y += 24
-    sheet.text(
-        _GAP, y + 10, f"{training_notice(findings.model)} Not a medical device.", 15, _WARNING, width=width - 2 * _GAP
-    )
+    sheet.text(_GAP, y + 10, full_notice(findings.model), 15, _WARNING, width=width - 2 * _GAP)
     uid = findings.source.series_instance_uid
     sheet.text(_GAP, y + 34, f"series {uid}" if uid else findings.source.file_name, 12, _FAINT, width=width - 2 * _GAP)
     return sheet.image
@@ -224,8 +227,8 @@ def _legend(findings: Findings) -> list[tuple[tuple[int, int, int], str, str]]:
     if len(findings.lesions) > _MOST_LINES:
         lines.append((_FAINT, "...", f"{len(findings.lesions) - _MOST_LINES} more lesions in findings.json"))
     if findings.label_map is not None:
-        present: NDArray[Any] = np.unique(findings.label_map.array)
+        values = findings.label_map.array
         lines.extend(
-            (label.colour, "", f"outline: {label.name}") for label in findings.labels if label.value in present
+            (label.colour, "", f"outline: {label.name}") for label in findings.labels if (values == label.value).any()
         )
     return lines

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +34,9 @@ class LesionFrames:
     numbers: tuple[int, ...]
 
 
-def lesion_frames(lesion_map: NDArray[np.generic], geometry: Geometry, instances: Sequence[Instance]) -> LesionFrames:
+def lesion_frames(
+    lesion_map: NDArray[np.integer[Any]], geometry: Geometry, instances: Sequence[Instance]
+) -> LesionFrames:
     """Cut lesion masks by the planes of source slices.
 
     Each pixel of a slice is carried through the patient to a voxel of the lesions' grid, so neither the order of the
@@ -51,7 +54,7 @@ def lesion_frames(lesion_map: NDArray[np.generic], geometry: Geometry, instances
     """
     from scipy import ndimage
 
-    boxes = ndimage.find_objects(lesion_map.astype(np.int64, copy=False))
+    boxes = ndimage.find_objects(lesion_map)
     lesions = [(number, box) for number, box in enumerate(boxes, start=1) if box is not None]
     resampled = False
     kept: list[Instance] = []
@@ -101,7 +104,7 @@ def _on_voxels(to_index: NDArray[np.float64], size: tuple[int, int]) -> bool:
 
 
 def _cut(
-    lesion_map: NDArray[np.generic],
+    lesion_map: NDArray[np.integer[Any]],
     lesions: Sequence[tuple[int, tuple[slice, ...]]],
     to_index: NDArray[np.float64],
     size: tuple[int, int],

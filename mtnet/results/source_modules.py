@@ -69,7 +69,11 @@ def patient_and_study(header: Dataset) -> tuple[Dataset, tuple[str, ...]]:
     taken, left_out = Dataset(), []
     with config.disable_value_validation():
         for keyword in (*_TYPE_2, *_TYPE_3):
-            value = _text(header, keyword)
+            try:
+                value = _text(header, keyword)
+            except Exception:  # pydicom raises many kinds for a value whose bytes make no sense
+                left_out.append(keyword)
+                value = None
             if value in (None, "", []):
                 value = None
             elif keyword not in _IDENTITY and not _is_valid(keyword, value):
@@ -96,12 +100,9 @@ def patient_and_study(header: Dataset) -> tuple[Dataset, tuple[str, ...]]:
 
 def _text(header: Dataset, keyword: str) -> Any:
     """The value with names as plain text, so that it can be written in another character set."""
-    try:
-        value = header.get(keyword)
-    except Exception:  # pydicom raises many kinds for a value that cannot be read at all
-        return "\\unreadable"
-    if value is None or isinstance(value, str):
-        return value.strip() if value else value
+    value = header.get(keyword)
+    if isinstance(value, str):
+        return value.strip()
     if type(value).__name__ == "PersonName":
         return str(value)
     if type(value).__name__ == "MultiValue":

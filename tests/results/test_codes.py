@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pydicom
 import pytest
 from pydicom.sr._cid_dict import cid_concepts
 from pydicom.sr.codedict import codes
@@ -8,6 +9,7 @@ from mtnet.results.codes import ABNORMAL_STRUCTURE, ARTIFICIAL_INTELLIGENCE, LES
 from mtnet.structures import Code, Label
 
 
+@pytest.mark.skipif(int(pydicom.__version__.split(".")[0]) < 3, reason="pydicom 2 has the tables of an older edition")
 @pytest.mark.parametrize("concept", [ABNORMAL_STRUCTURE, ARTIFICIAL_INTELLIGENCE, *LESION_TYPES.values()])
 def test_every_code_is_in_the_context_group_that_the_table_names(concept: object) -> None:
     group = getattr(codes, f"cid{concept.cid}")  # type: ignore[attr-defined]

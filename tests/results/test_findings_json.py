@@ -176,7 +176,7 @@ def test_the_seg_outcome_and_the_files_stand_in_the_document(findings: Findings,
         {"segment_number": 2, "lesion_number": 1},
     ]
     assert document["files"] == [{"name": "segmentation.dcm", "sha256": "0" * 64}, {"name": "overlay.png"}]
-    assert "not a medical device" in document["notice"].lower()
+    assert document["notice"] == "Research use only. Trained on drawn data. Not a medical device."
     assert document["labels"][1]["code"]["value"] == LABELS[1].code.value
 
 
