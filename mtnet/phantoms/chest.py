@@ -78,6 +78,7 @@ def draw_chest(
     spacing_mm: tuple[float, float, float] = (1.5, 1.5, 1.5),
     shape: tuple[int, int, int] | None = None,
     slice_thickness_mm: float | None = None,
+    resample_k_mm: float | None = None,
     nodules: int | Sequence[NoduleRequest] | None = None,
     noise: bool = True,
 ) -> Phantom:
@@ -90,6 +91,8 @@ def draw_chest(
         spacing_mm: of the voxels along i, j, k; thick slices (``(0.8, 0.8, 5.0)``) are averaged from finer ones.
         shape: voxels; by default the whole chest fits. The grid is centred on the chest.
         slice_thickness_mm: slice profile's width; by default the spacing along k.
+        resample_k_mm: interpolate the slices linearly to this spacing along k afterwards, as preprocessing does with a
+            thick-slice study; the truth is then that on the finer grid.
         nodules: how many, or which ones; by default a random number from 0 to 12.
         noise: whether the scanner adds noise.
 
@@ -99,8 +102,11 @@ def draw_chest(
     if family not in FAMILIES:
         raise ValueError(f"draw_chest: family is {family!r}; expected one of {', '.join(FAMILIES)}.")
     thickness = spacing_mm[2] if slice_thickness_mm is None else slice_thickness_mm
-    if min(*spacing_mm, thickness) <= 0:
-        raise ValueError(f"draw_chest: spacing_mm {spacing_mm} and slice_thickness_mm {thickness} must be above 0.")
+    if min(*spacing_mm, thickness, resample_k_mm or 1) <= 0:
+        raise ValueError(
+            f"draw_chest: spacing_mm {spacing_mm}, slice_thickness_mm {thickness} and resample_k_mm {resample_k_mm} "
+            "must be above 0."
+        )
     style = FAMILIES[family]
     rngs = [np.random.default_rng([seed, sorted(FAMILIES).index(family), n]) for n in range(8)]
     anatomy, mood, scanner = Anatomy.random(rngs[0]), Mood.random(rngs[1]), style.scanner(rngs[2])
@@ -124,6 +130,9 @@ def draw_chest(
         lung_fraction = lung_fraction @ weights.T
     if noise:
         image += scanner.noise(rngs[6], target.shape, target.spacing_mm)
+    if resample_k_mm is not None:
+        between, target = _between_slices(target, resample_k_mm)
+        image, lung_fraction = image @ between.T, lung_fraction @ between.T
     array = np.clip(np.rint(image), -1024, 3071).astype(np.int16)[None]
 
     flat = Canvas.of(target)
@@ -157,6 +166,16 @@ def _grid(
     counts = np.ceil((size + margin) / spacing_mm).astype(int) if shape is None else np.asarray(shape)
     origin = middle - (counts - 1) / 2 * np.asarray(spacing_mm)
     return Geometry.from_parts(counts.tolist(), spacing_mm, np.round(origin, 3).tolist())
+
+
+def _between_slices(source: Geometry, spacing_k_mm: float) -> tuple[FloatArray, Geometry]:
+    """Weights ``(new slices, slices)`` of linear interpolation to another spacing along k, and the new grid."""
+    old, new = source.spacing_mm[2], spacing_k_mm
+    count = int(np.floor((source.shape[2] - 1) * old / new + 1e-6)) + 1
+    at = np.arange(count) * new / old
+    weights = np.maximum(1 - np.abs(at[:, None] - np.arange(source.shape[2])), 0).astype(np.float32)
+    spacing = (*source.spacing_mm[:2], new)
+    return weights, Geometry.from_parts((*source.shape[:2], count), spacing, source.origin_lps_mm)
 
 
 def _draw(
@@ -225,7 +244,8 @@ def _find(
     anatomy, trees = patient.anatomy, patient.trees
     r = diameter / 2
     if place == "vessel":
-        fitting = trees.blood[(trees.blood[:, 7] > 0.7) & (trees.blood[:, 7] < 2.6)]
+        low_mm, high_mm = patient.style.stem_radius_mm
+        fitting = trees.blood[(trees.blood[:, 7] > low_mm) & (trees.blood[:, 7] < high_mm)]
         if len(fitting) == 0:
             return None
         start = fitting[rng.integers(0, len(fitting), 400)]

@@ -24,6 +24,7 @@ class FamilyStyle:
         rib_ends: share of rib ends that jut into the lung.
         bulge: largest ratio of a junction's radius to its vessel's.
         leaf_radius_mm: radius of the smallest vessels drawn.
+        stem_radius_mm: of the vessels that a nodule can sit on.
         scars: most bands and pleural plaques in one phantom.
     """
 
@@ -38,6 +39,7 @@ class FamilyStyle:
     rib_ends: tuple[float, float]
     bulge: tuple[float, float]
     leaf_radius_mm: tuple[float, float]
+    stem_radius_mm: tuple[float, float]
     scars: int
 
     def scanner(self, rng: np.random.Generator) -> Scanner:
@@ -62,7 +64,7 @@ FAMILIES: dict[Family, FamilyStyle] = {
             grain_mm=(2.0, 5.0),
             grain_hu=(4.0, 30.0),
             cavities=0.08,
-            weights=(0.55, 0.15, 0.17, 0.13),
+            weights=(0.49, 0.17, 0.22, 0.12),
             place_weights=(0.45, 0.32, 0.23),
         ),
         psf_sigma_mm=(0.45, 1.0),
@@ -75,6 +77,7 @@ FAMILIES: dict[Family, FamilyStyle] = {
         rib_ends=(0.0, 0.35),
         bulge=(1.0, 1.25),
         leaf_radius_mm=(0.48, 0.8),
+        stem_radius_mm=(0.7, 2.8),
         scars=4,
     ),
     "held_out": FamilyStyle(
@@ -86,8 +89,8 @@ FAMILIES: dict[Family, FamilyStyle] = {
             grain_mm=(3.0, 8.0),
             grain_hu=(15.0, 45.0),
             cavities=0.12,
-            weights=(0.46, 0.18, 0.24, 0.12),
-            place_weights=(0.3, 0.42, 0.28),
+            weights=(0.37, 0.19, 0.36, 0.08),
+            place_weights=(0.25, 0.43, 0.32),
         ),
         psf_sigma_mm=(0.55, 0.85),
         noise_hu=(12.0, 32.0),
@@ -96,9 +99,10 @@ FAMILIES: dict[Family, FamilyStyle] = {
         streak=(0.12, 0.3),
         grain_mm=(90.0, 30.0, 9.0, 3.6),
         grain_hu=(18.0, 8.0, 9.0, 16.0),
-        rib_ends=(0.4, 0.8),
-        bulge=(1.15, 1.4),
+        rib_ends=(0.5, 0.9),
+        bulge=(1.2, 1.5),
         leaf_radius_mm=(0.52, 0.8),
+        stem_radius_mm=(1.2, 3.4),
         scars=7,
     ),
 }

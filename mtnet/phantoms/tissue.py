@@ -188,7 +188,7 @@ def grow_trees(anatomy: Anatomy, style: FamilyStyle, spacing_mm: float, rng: np.
             root = np.asarray(hilum) + (np.array([side * -4.0, -8.0, -14.0]) if vein else 0.0)
             tree = grow(rng, (root[0], root[1], root[2]), targets, leaf_radius_mm=leaf)
             blood.append(tree)
-            big = tree[tree[:, 7] > 0.9]
+            big = tree[(tree[:, 7] > 0.9) & (tree[:, 7] < 2.8)]
             chosen = big[rng.random(len(big)) < 0.35]
             bulge = rng.uniform(1.0, rng.uniform(*style.bulge), len(chosen))
             knots.append(np.concatenate([chosen[:, 3:6], (chosen[:, 7] * bulge)[:, None]], axis=1))

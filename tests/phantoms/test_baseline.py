@@ -60,7 +60,7 @@ def _at_one_false_box(phantoms: list[Phantom]) -> float:
 
 @pytest.mark.slow
 def test_a_threshold_finds_under_six_of_ten_held_out_nodules_at_one_false_box_a_scan() -> None:
-    phantoms = [draw_chest(seed, family="held_out", spacing_mm=(2.0, 2.0, 2.0)) for seed in range(1000, 1012)]
-    assert sum(n.diameter_mm >= 8 for p in phantoms for n in p.lesions) > 20
+    phantoms = [draw_chest(seed, family="held_out", spacing_mm=(2.0, 2.0, 2.0)) for seed in range(1000, 1009)]
+    assert sum(n.diameter_mm >= 8 for p in phantoms for n in p.lesions) > 15
     sensitivity = _at_one_false_box(phantoms)
     assert 0.1 < sensitivity < 0.6

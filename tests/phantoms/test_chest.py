@@ -158,6 +158,22 @@ def test_thick_slices_are_the_mean_of_the_thin_ones_that_they_cover() -> None:
     assert thick.volume.array.mean() == pytest.approx(thin.volume.array.mean(), abs=0.5)
 
 
+def test_resampled_slices_lie_on_the_lines_between_the_thick_ones() -> None:
+    thick = draw_chest(5, spacing_mm=(2.5, 2.5, 5.0), shape=(60, 50, 9), nodules=2)
+    fine = draw_chest(5, spacing_mm=(2.5, 2.5, 5.0), shape=(60, 50, 9), resample_k_mm=1.5, nodules=2)
+    assert fine.volume.geometry.spacing_mm == (2.5, 2.5, 1.5)
+    assert fine.volume.geometry.origin_lps_mm == thick.volume.geometry.origin_lps_mm
+    z = np.arange(fine.volume.geometry.shape[2]) * 1.5 / 5.0
+    places = np.stack(np.meshgrid(np.arange(60), np.arange(50), z, indexing="ij"))
+    expected = ndimage.map_coordinates(thick.volume.array[0].astype(float), places, order=1)
+    assert np.abs(fine.volume.array[0] - expected).max() <= 1.01
+    assert [n.centre_lps_mm for n in fine.lesions] == [n.centre_lps_mm for n in thick.lesions]
+    assert len(fine.lesions) > 0
+    for lesion in fine.lesions:
+        centroid = ndimage.center_of_mass(fine.lesion_map == lesion.number)
+        assert np.abs(centroid - fine.volume.geometry.lps_mm_to_index(lesion.centre_lps_mm)).max() < 0.6
+
+
 def test_a_slice_profile_keeps_the_mean_for_any_thickness() -> None:
     for thickness in (0.4, 1.0, 2.0, 2.5, 3.0, 6.4):
         weights = slice_weights(3, 5, thickness)

@@ -123,6 +123,7 @@ def test_an_implanted_copy_has_the_new_pixels_at_the_old_positions(phantom: Phan
 
 
 @pytest.mark.study
+@pytest.mark.slow
 def test_a_nodule_in_a_copy_of_the_real_series_lies_where_it_was_drawn(tmp_path: Path) -> None:
     series = next((DATA / "chest_ct_study").glob("Lung_Dx-A0001/*/3.000000-*"))
     files = sorted(series.glob("*.dcm"))
