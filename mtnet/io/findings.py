@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from mtnet.io.headers import Header
-from mtnet.io.kinds import CT_CLASSES, ENHANCED_CLASSES, is_label_map_as_ct, map_word
+from mtnet.io.kinds import CT_CLASSES, ENHANCED_CLASSES, SLICE_CLASSES, is_label_map_as_ct, map_word
 from mtnet.io.positions import GAP_TOLERANCE_MM, SlicePositions, tolerance_mm
 from mtnet.io.verdicts import LARGEST_REPAIRED_GAP_MM, line
 from mtnet.structures.report import ReportLine
@@ -52,7 +52,7 @@ def _kind_lines(instances: Sequence[Instance]) -> Iterable[ReportLine]:
 
 
 def _grid_lines(instances: Sequence[Instance], positions: SlicePositions | None) -> Iterable[ReportLine]:
-    if instances[0].sop_class_uid in ENHANCED_CLASSES or instances[0].number_of_frames > 1:
+    if instances[0].sop_class_uid not in SLICE_CLASSES or instances[0].number_of_frames > 1:
         return
     if positions is None:
         yield from _missing_geometry(instances)

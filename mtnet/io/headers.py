@@ -6,6 +6,7 @@ import math
 import struct
 import warnings
 import zipfile
+import zlib
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
@@ -90,7 +91,8 @@ def read_header(entry: FileEntry, opener: Opener, limits: Limits) -> Header | Re
             marked = start[128:] == b"DICM"
             if marked or _looks_like_dataset(start):
                 stream.seek(0)
-                return _parse(stream, entry, limits, marked=marked)
+                too_large = _too_large(stream, entry, limits)
+                return too_large or _parse(stream, entry, limits, marked=marked)
             if entry.suffixes not in DICOM_SUFFIXES:
                 return None
             reason = "it does not start as DICOM does."
@@ -118,8 +120,6 @@ def _looks_like_dataset(start: bytes) -> bool:
 def _parse(stream: IO[bytes], entry: FileEntry, limits: Limits, *, marked: bool) -> Header | ReportLine | None:
     import pydicom
 
-    if entry.size > limits.file_bytes:
-        return line("limit_exceeded", entry.where, what="The file's size", limit=limits.file_bytes)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=True, specific_tags=list(_TAGS))
@@ -134,9 +134,8 @@ def _parse(stream: IO[bytes], entry: FileEntry, limits: Limits, *, marked: bool)
                 raise _UnusableError("study, series or object UID is absent.")
             return None
         instance = _instance(dataset, entry, sop_class, uids[2], syntax)
-        header_end = stream.tell()
-        if syntax != _DEFLATED and header_end > limits.header_bytes:
-            return line("limit_exceeded", entry.where, what="The header's size", limit=limits.header_bytes)
+        if instance.number_of_frames > limits.frames:
+            return line("limit_exceeded", entry.where, what="The number of frames", limit=limits.frames)
         has_pixels, offset, problems = _pixels(stream, instance, syntax)
         return Header(
             instance=instance,
@@ -162,6 +161,36 @@ def _parse(stream: IO[bytes], entry: FileEntry, limits: Limits, *, marked: bool)
             pixel_offset=offset,
             problems=problems,
         )
+
+
+def _too_large(stream: IO[bytes], entry: FileEntry, limits: Limits) -> ReportLine | None:
+    """A line where reading the header alone could take too much memory, else ``None``."""
+    if entry.size > limits.file_bytes:
+        return line("limit_exceeded", entry.where, what="The file's size", limit=limits.file_bytes)
+    if not _inflates_within(stream, limits.header_bytes):
+        return line("limit_exceeded", entry.where, what="The inflated size", limit=limits.header_bytes)
+    return None
+
+
+def _inflates_within(stream: IO[bytes], limit: int) -> bool:
+    """Whether a data set in deflated transfer syntax unpacks to at most ``limit`` bytes; true for every other one.
+
+    pydicom unpacks it whole to read even the first tag. The packed part starts after the file meta group, whose length
+    its first element tells (PS3.10 7.1). Nothing is kept; the stream is rewound.
+    """
+    start = stream.read(144)
+    meta = stream.read(min(int.from_bytes(start[140:144], "little"), 1 << 16)) if start[128:132] == b"DICM" else b""
+    within = True
+    if _DEFLATED.encode() in meta:
+        engine, room = zlib.decompressobj(-zlib.MAX_WBITS), limit
+        # Past its end the engine keeps handing back the same tail (a padding byte is enough): eof ends the loop.
+        while within and not engine.eof and (pending := stream.read(1 << 16)):
+            while within and pending and not engine.eof:
+                room -= len(engine.decompress(pending, 1 << 20))
+                pending = engine.unconsumed_tail
+                within = room >= 0
+    stream.seek(0)
+    return within
 
 
 def _encoding(dataset: Dataset) -> str:

@@ -16,7 +16,9 @@ ENHANCED_CLASSES = frozenset(
 )
 """Multi-frame objects whose geometry stands in functional groups (PS3.3 C.7.6.16)."""
 
-_SLICE_CLASSES = frozenset(_STORAGE + tail for tail in ("2", "4", "128"))  # CT, MR and PET Image Storage
+SLICE_CLASSES = frozenset(_STORAGE + tail for tail in ("2", "4", "128"))
+"""CT, MR and PET Image Storage: one slice a file, its geometry at the top level."""
+
 _SECONDARY_CAPTURE = _STORAGE + "7"
 _SEGMENTATION_CLASSES = frozenset(_STORAGE + tail for tail in ("66.4", "66.7"))  # binary or fractional; label map
 _PARAMETRIC_MAP = _STORAGE + "30"
@@ -60,7 +62,7 @@ def kind_of(instance: Instance) -> SeriesKind:
     sop_class, frames = instance.sop_class_uid, instance.number_of_frames
     is_capture = sop_class == _SECONDARY_CAPTURE or sop_class.startswith(_SECONDARY_CAPTURE + ".")
     has_matrix = instance.rows is not None and instance.columns is not None
-    is_slice = sop_class in _SLICE_CLASSES and frames == 1
+    is_slice = sop_class in SLICE_CLASSES and frames == 1
     rules: tuple[tuple[bool, SeriesKind], ...] = (
         (sop_class == _DOSE_GRID or (not has_matrix and not is_slice), "not_an_image"),
         (sop_class in _SEGMENTATION_CLASSES or instance.modality == "SEG", "label_map"),

@@ -17,7 +17,7 @@ class Limits:
         file_bytes: size of one file, unpacked.
         archive_bytes: size of all entries of an archive together, unpacked.
         archive_ratio: unpacked to packed size of one entry of more than a mebibyte.
-        header_bytes: how far into a file its header may reach.
+        header_bytes: unpacked size of a deflated data set, which is unpacked whole to read its header.
         frames: frames of one multi-frame object.
         decoded_bytes: pixels of one volume in memory, as they are handed on.
 

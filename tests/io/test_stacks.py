@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK
 from pydicom.dataset import Dataset
-from pydicom.uid import generate_uid
+from pydicom.uid import SegmentationStorage, generate_uid
 
 from mtnet.io.positions import measure_positions
 from mtnet.io.scan import scan
@@ -350,3 +350,12 @@ def test_pixel_data_cut_short_are_found_without_reading_them(tmp_path: Path) -> 
 def test_two_different_files_under_one_object_uid_are_noted(tmp_path: Path) -> None:
     write_ct_series(tmp_path, edit=set_tag("SOPInstanceUID", "1.2.3.4", (1, 2)))
     assert severities(only_stack(tmp_path)) == {"repeated_object_uid": "note"}
+
+
+def test_a_segmentation_of_one_frame_has_no_findings_about_its_grid(tmp_path: Path) -> None:
+    def segment(dataset: Dataset, k: int) -> None:
+        dataset.SOPClassUID, dataset.Modality, dataset.NumberOfFrames = SegmentationStorage, "SEG", 1
+
+    write_ct_series(tmp_path, shape=(6, 5, 1), omit=("ImagePositionPatient", "PixelSpacing"), edit=segment)
+    stack = only_stack(tmp_path)
+    assert (stack.kind, severities(stack)) == ("label_map", {})
