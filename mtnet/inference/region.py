@@ -36,6 +36,8 @@ mass off where the chest wall behind it bulges. (With 10 mm alone up to 23 % of 
 Lung_Dx-A0001 stays outside, with this nothing, for 2 % more windows of 96 mm.)"""
 ONE_SIDED_SHARE = 0.15
 """With less air than this share on one side of the body, that lung may be opaque as a whole, or removed."""
+AIRY_SHARE = 0.15
+"""With less air than this share of the body at the height of the air, the lungs may be opaque, or not in the image."""
 SMALLEST_SHARE, LARGEST_SHARE = 0.05, 0.95
 """Of the image; a mask outside these is not trusted."""
 
@@ -62,9 +64,11 @@ def lung_field(
 ) -> RegionResult:
     """The lungs of a CT with everything that may hide in or at them.
 
-    Air that has no way to the image's sides within its axial slice, closed with a radius of 60 mm inside the body, plus
-    10 mm, plus 35 mm where the closing filled much. Where nearly all air lies on one side of the body, the whole body
-    at the height of the lungs.
+    Air that has no way to the image's sides within its axial slice, closed with a radius of 60 mm, together with its
+    mirror image (what is opaque on one side is mostly air on the other), both inside the body; plus 10 mm, and 35 mm
+    where the closing filled much. Where nearly all air lies on one side, the whole body at the height of the lungs;
+    where there is little air at all, everything. Disease that is alike on both sides and leaves enough air is kept as
+    far as the closing reaches.
 
     Args:
         image_hu: ``(i, j, k)`` Hounsfield units, any orientation and spacing.
@@ -75,19 +79,20 @@ def lung_field(
         ValueError: the image is not three-dimensional.
     """
     coarse = _Coarse(image_hu, geometry, valid_shape)
-    outside = _outside_air(coarse)
-    body_mask = _largest(~outside)
-    lungs = _significant((coarse.hu < AIR_BELOW_HU) & ~outside)
-    if not lungs.any():
-        return coarse.result(lungs, ())
+    body_mask = _largest(~_outside_air(coarse))
+    lungs = _significant((coarse.hu < AIR_BELOW_HU) & body_mask)
+    around = body_mask & _span(lungs, coarse.slice_axis)
+    if lungs.sum() <= AIRY_SHARE * around.sum():
+        return coarse.everything("There is hardly any air in the body")
     from_air_mm = _distance(lungs, coarse.cell_mm)
     closed = lungs | (_shrunk(from_air_mm <= CLOSING_MM, coarse.cell_mm, CLOSING_MM) & body_mask)
     deep = closed & (from_air_mm > DEEP_MM)
     lines: tuple[ReportLine, ...] = ()
-    if _one_sided(lungs, body_mask, coarse.side_axis):
-        closed |= body_mask & _span(closed, coarse.slice_axis)
+    if _one_sided(lungs, around, coarse.side_axis):
+        closed |= around
         message = "Nearly all air of the lungs lies on one side; the whole body at their height was looked at."
         lines = (ReportLine("region_widened", "note", message, "region"),)
+    closed |= _mirrored(closed, body_mask, coarse.side_axis) & body_mask
     bulging = _grown(deep, coarse.cell_mm, DEEP_MARGIN_MM) & body_mask
     return coarse.result(_grown(closed, coarse.cell_mm, MARGIN_MM) | bulging, lines)
 
@@ -109,6 +114,34 @@ def whole(
     """The whole valid image; arguments as ``lung_field``."""
     shape = tuple(image_hu.shape)
     return RegionResult(_everything(shape, valid_shape or shape), 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A rule by name, for images whose values preprocessing has mapped from HU.
+
+    Args:
+        rule: ``lung_field``, ``body`` or ``whole``.
+        hu_window: HU that the values 0 and 1 stand for.
+
+    Raises:
+        ValueError: there is no such rule.
+    """
+
+    rule: str
+    hu_window: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        if self.rule not in _RULES:
+            raise ValueError(f"Region.rule is {self.rule!r}; expected one of {', '.join(_RULES)}.")
+
+    def of(self, image: Tensor, geometry: Geometry, valid_shape: tuple[int, ...] | None = None) -> RegionResult:
+        """Apply the rule to ``(i, j, k)`` values; see ``lung_field``."""
+        low, high = self.hu_window
+        return _RULES[self.rule](image * (high - low) + low, geometry, valid_shape=valid_shape)
+
+
+_RULES = {"lung_field": lung_field, "body": body, "whole": whole}
 
 
 class _Coarse:
@@ -156,14 +189,17 @@ class _Coarse:
             fine = fine.take(first, axis) | fine.take(last, axis)
         share = float(np.count_nonzero(fine) / fine.size)
         if not SMALLEST_SHARE <= share <= LARGEST_SHARE:
-            message = f"The region found takes up {share:.0%} of the image and is not trusted; all of it was looked at."
-            line = ReportLine("region_failed", "note", message, "region")
-            return RegionResult(_everything(self.padded_shape, self.shape), 1.0, (line,))
+            return self.everything(f"The region found takes up {share:.0%} of the image and is not trusted")
         mask = torch.from_numpy(fine)
         if self.shape != self.padded_shape:
             mask = torch.zeros(self.padded_shape, dtype=torch.bool)
             mask[tuple(slice(n) for n in self.shape)] = torch.from_numpy(fine)
         return RegionResult(mask, share, lines)
+
+    def everything(self, reason: str) -> RegionResult:
+        """The whole valid image, and a line that says why."""
+        line = ReportLine("region_failed", "note", f"{reason}; the whole image was looked at.", "region")
+        return RegionResult(_everything(self.padded_shape, self.shape), 1.0, (line,))
 
 
 def _everything(shape: tuple[int, ...], valid_shape: tuple[int, ...]) -> Tensor:
@@ -259,12 +295,28 @@ def _shrunk(mask: Mask, cell_mm: tuple[float, ...], radius_mm: float) -> Mask:
     return _distance(~mask, cell_mm) > radius_mm
 
 
-def _one_sided(lungs: Mask, body_mask: Mask, side_axis: int) -> bool:
-    """Whether nearly all air lies on one side of the body's middle."""
+def _mirrored(mask: Mask, body_mask: Mask, side_axis: int) -> Mask:
+    """The mask reflected left to right in the plane in which the body fits its own reflection best."""
+    tissue = np.moveaxis(body_mask, side_axis, 0).reshape(mask.shape[side_axis], -1).astype(np.float32)
+    places = np.arange(len(tissue))
+    sums = np.add.outer(places, places)
+    fit = np.bincount(sums.ravel(), weights=(tissue @ tissue.T).ravel())
+    source, reflected = np.moveaxis(mask, side_axis, 0), np.zeros_like(mask)
+    target = np.moveaxis(reflected, side_axis, 0)
+    # All planes that fit equally well, so that the answer is the same from both ends.
+    for total in np.flatnonzero(fit == fit.max()):
+        partner = total - places
+        held = (partner >= 0) & (partner < len(places))
+        target[places[held]] |= source[partner[held]]
+    return reflected
+
+
+def _one_sided(lungs: Mask, around: Mask, side_axis: int) -> bool:
+    """Whether nearly all air lies on one side of the middle of the body around it."""
     others = tuple(axis for axis in range(3) if axis != side_axis)
-    air, tissue = lungs.sum(axis=others), body_mask.sum(axis=others)
+    air, tissue = lungs.sum(axis=others), around.sum(axis=others)
     places = np.arange(len(air))
-    middle = float((places * tissue).sum() / max(tissue.sum(), 1))
+    middle = float((places * tissue).sum() / tissue.sum())
     low_side = float((air * (places < middle)).sum() / air.sum())
     return min(low_side, 1 - low_side) < ONE_SIDED_SHARE
 
@@ -273,5 +325,6 @@ def _span(mask: Mask, axis: int) -> Mask:
     """The slices from the mask's first to its last, to be broadcast against the mask."""
     used = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
     span = np.zeros(mask.shape[axis], dtype=np.bool_)
-    span[used[0] : used[-1] + 1] = True
+    if len(used):
+        span[used[0] : used[-1] + 1] = True
     return span.reshape([-1 if a == axis else 1 for a in range(3)])

@@ -22,7 +22,9 @@ def _turned(angle_deg: float, axis: tuple[float, float, float]) -> np.ndarray:
     return np.eye(3) + math.sin(angle) * cross + (1 - math.cos(angle)) * cross @ cross
 
 
-def _ellipsoid(geometry: Geometry, centre_mm: np.ndarray, axes_mm: np.ndarray, radii_mm: tuple[float, ...]) -> np.ndarray:
+def _ellipsoid(
+    geometry: Geometry, centre_mm: np.ndarray, axes_mm: np.ndarray, radii_mm: tuple[float, ...]
+) -> np.ndarray:
     """Voxels whose centres lie in an ellipsoid with unit vectors ``axes_mm`` (columns)."""
     index = np.stack(np.meshgrid(*[np.arange(n) for n in geometry.shape], indexing="ij"), axis=-1)
     along = (geometry.index_to_lps_mm(index) - centre_mm) @ axes_mm
@@ -35,7 +37,7 @@ def test_a_single_voxel_measures_its_faces():
     assert measures.volume_mm3 == pytest.approx(84.0)
     assert measures.centroid_lps_mm == pytest.approx((12.0, 20.0, 42.0))
     assert measures.longest_axial_diameter_mm == pytest.approx(5.0)
-    # The longest chord at a right angle to the diagonal of a 4 x 3 rectangle: 3 * 5 / 4, not the width 4.8 of its shadow.
+    # The longest chord at a right angle to the diagonal of 4 x 3: 3 * 5 / 4. Its shadow's width would be 4.8.
     assert measures.short_axial_diameter_mm == pytest.approx(3.75)
 
 
