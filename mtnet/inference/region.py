@@ -42,6 +42,7 @@ SMALLEST_SHARE, LARGEST_SHARE = 0.05, 0.95
 """Of the image; a mask outside these is not trusted."""
 
 Mask = NDArray[np.bool_]
+Window = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,7 +61,11 @@ class RegionResult:
 
 
 def lung_field(
-    image_hu: Tensor | NDArray[Any], geometry: Geometry, *, valid_shape: tuple[int, ...] | None = None
+    image: Tensor | NDArray[Any],
+    geometry: Geometry,
+    *,
+    valid_shape: tuple[int, ...] | None = None,
+    hu_window: Window | None = None,
 ) -> RegionResult:
     """The lungs of a CT with everything that may hide in or at them.
 
@@ -71,14 +76,15 @@ def lung_field(
     far as the closing reaches.
 
     Args:
-        image_hu: ``(i, j, k)`` Hounsfield units, any orientation and spacing.
+        image: ``(i, j, k)``, any orientation and spacing.
         geometry: its grid; tells the axial slices and the patient's sides.
         valid_shape: size before padding at the high ends; None where there is no padding.
+        hu_window: the Hounsfield units that stand as 0 and 1 in the image; None where it holds Hounsfield units.
 
     Raises:
         ValueError: the image is not three-dimensional.
     """
-    coarse = _Coarse(image_hu, geometry, valid_shape)
+    coarse = _Coarse(image, geometry, valid_shape, hu_window)
     body_mask = _largest(~_outside_air(coarse))
     lungs = _significant((coarse.hu < AIR_BELOW_HU) & body_mask)
     around = body_mask & _span(lungs, coarse.slice_axis)
@@ -98,10 +104,14 @@ def lung_field(
 
 
 def body(
-    image_hu: Tensor | NDArray[Any], geometry: Geometry, *, valid_shape: tuple[int, ...] | None = None
+    image: Tensor | NDArray[Any],
+    geometry: Geometry,
+    *,
+    valid_shape: tuple[int, ...] | None = None,
+    hu_window: Window | None = None,
 ) -> RegionResult:
     """The largest body of a CT, holes filled, without clothes and table sheets; arguments as ``lung_field``."""
-    coarse = _Coarse(image_hu, geometry, valid_shape)
+    coarse = _Coarse(image, geometry, valid_shape, hu_window)
     filled = ~_outside_air(coarse)
     reach = max(coarse.cell_mm)
     core = _largest(_shrunk(filled, coarse.cell_mm, reach))
@@ -109,69 +119,79 @@ def body(
 
 
 def whole(
-    image_hu: Tensor | NDArray[Any], geometry: Geometry, *, valid_shape: tuple[int, ...] | None = None
+    image: Tensor | NDArray[Any],
+    geometry: Geometry,
+    *,
+    valid_shape: tuple[int, ...] | None = None,
+    hu_window: Window | None = None,
 ) -> RegionResult:
     """The whole valid image; arguments as ``lung_field``."""
-    shape = tuple(image_hu.shape)
+    shape = tuple(image.shape)
     return RegionResult(_everything(shape, valid_shape or shape), 1.0)
+
+
+_RULES = {"lung_field": lung_field, "body": body, "whole": whole}
 
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A rule by name, for images whose values preprocessing has mapped from HU.
+    """A rule by its name, for images as a preprocessing leaves them.
 
     Args:
         rule: ``lung_field``, ``body`` or ``whole``.
-        hu_window: HU that the values 0 and 1 stand for.
+        hu_window: the Hounsfield units that the preprocessing maps to 0 and 1; None where it leaves them as they are.
 
     Raises:
-        ValueError: there is no such rule.
+        ValueError: no rule has this name.
     """
 
-    rule: str
-    hu_window: tuple[float, float]
+    rule: str = "lung_field"
+    hu_window: Window | None = None
 
     def __post_init__(self) -> None:
         if self.rule not in _RULES:
             raise ValueError(f"Region.rule is {self.rule!r}; expected one of {', '.join(_RULES)}.")
 
-    def of(self, image: Tensor, geometry: Geometry, valid_shape: tuple[int, ...] | None = None) -> RegionResult:
-        """Apply the rule to ``(i, j, k)`` values; see ``lung_field``."""
-        low, high = self.hu_window
-        return _RULES[self.rule](image * (high - low) + low, geometry, valid_shape=valid_shape)
-
-
-_RULES = {"lung_field": lung_field, "body": body, "whole": whole}
+    def of(
+        self, image: Tensor | NDArray[Any], geometry: Geometry, valid_shape: tuple[int, ...] | None = None
+    ) -> RegionResult:
+        """Where to look in one image ``(i, j, k)``; arguments as ``lung_field``."""
+        return _RULES[self.rule](image, geometry, valid_shape=valid_shape, hu_window=self.hu_window)
 
 
 class _Coarse:
     """The valid image averaged over coarse cells, and the way back to its voxels."""
 
     def __init__(
-        self, image_hu: Tensor | NDArray[Any], geometry: Geometry, valid_shape: tuple[int, ...] | None
+        self,
+        image: Tensor | NDArray[Any],
+        geometry: Geometry,
+        valid_shape: tuple[int, ...] | None,
+        hu_window: Window | None,
     ) -> None:
-        if image_hu.ndim != 3:
-            raise ValueError(f"image_hu has shape {tuple(image_hu.shape)}; a region is found on a volume (i, j, k).")
-        self.padded_shape = tuple(image_hu.shape)
+        if image.ndim != 3:
+            raise ValueError(f"The image has shape {tuple(image.shape)}; a region is found on a volume (i, j, k).")
+        self.padded_shape = tuple(image.shape)
         self.shape = self.padded_shape if valid_shape is None else tuple(valid_shape)
         spacing = geometry.spacing_mm
         cells = [min(n, int(np.ceil(n * s / CELL_MM))) for n, s in zip(self.shape, spacing, strict=True)]
         self.cell_mm = tuple(n * s / m for n, s, m in zip(self.shape, spacing, cells, strict=True))
         self._bins = [_bins(n, m) for n, m in zip(self.shape, cells, strict=True)]
-        self.hu = self._means(image_hu)
+        low, high = hu_window or (0.0, 1.0)
+        self.hu = self._means(image) * np.float32(high - low) + np.float32(low)
         self.slice_axis, self.side_axis = _patient_axes(geometry)
 
-    def _means(self, image_hu: Tensor | NDArray[Any]) -> NDArray[np.float32]:
+    def _means(self, image: Tensor | NDArray[Any]) -> NDArray[np.float32]:
         """Mean of each cell, one plane of cells at a time, in the order of memory: no float copy of the volume."""
         # numpy sums: torch's small parallel ones crawl on a machine that is busy otherwise.
-        image = image_hu.cpu().numpy() if isinstance(image_hu, Tensor) else image_hu
-        image = image[tuple(slice(n) for n in self.shape)]
-        order = sorted(range(3), key=lambda axis: -abs(image.strides[axis]))
+        values = image.cpu().numpy() if isinstance(image, Tensor) else image
+        values = values[tuple(slice(n) for n in self.shape)]
+        order = sorted(range(3), key=lambda axis: -abs(values.strides[axis]))
         bins = [self._bins[axis] for axis in order]
         size = (len(bins[1][0]), len(bins[2][0]))
         planes = []
         for low, high in zip(*bins[0], strict=True):
-            total = torch.from_numpy(image.transpose(order)[low:high].sum(axis=0, dtype=np.float32))
+            total = torch.from_numpy(values.transpose(order)[low:high].sum(axis=0, dtype=np.float32))
             planes.append(
                 torch.nn.functional.adaptive_avg_pool2d(total[None], size)[0].numpy() / np.float32(high - low)
             )

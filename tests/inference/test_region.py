@@ -8,7 +8,7 @@ import pytest
 import SimpleITK
 import torch
 
-from mtnet.inference.region import RegionResult, body, lung_field, whole
+from mtnet.inference.region import Region, RegionResult, body, lung_field, whole
 from mtnet.structures import Geometry
 
 _DATA = Path(os.environ.get("MTNET_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
@@ -208,6 +208,19 @@ def test_lungs_that_fill_a_twentieth_of_the_image_or_less_are_not_trusted(chest:
     result = lung_field(wide, Geometry(wide.shape, chest.geometry.affine_lps))
     assert [line.code for line in result.lines] == ["region_failed"]
     assert "4%" in result.lines[0].message
+
+
+@pytest.mark.parametrize("name", ["lung_field", "body", "whole"])
+def test_a_rule_by_name_reads_an_image_as_preprocessing_leaves_it(name: str, chest: _Chest):
+    scaled = torch.from_numpy((chest.hu.astype(np.float32).clip(-1000, 400) + 1000) / 1400)
+    named = Region(name, (-1000.0, 400.0)).of(scaled, chest.geometry, (97, 70, 53))
+    (rule,) = (rule for rule in _RULES if rule.__name__ == name)
+    assert torch.equal(named.mask, rule(chest.hu, chest.geometry).mask)
+
+
+def test_an_unknown_rule_is_refused_with_the_names_there_are():
+    with pytest.raises(ValueError, match="lung_field, body, whole"):
+        Region("liver")
 
 
 def test_an_image_that_is_no_volume_is_refused():
