@@ -117,16 +117,14 @@ def ellipsoid_distance(
     """Signed distance in mm to an ellipsoid, exact on its surface and to first order near it (f / |grad f|)."""
     c, r = np.asarray(centre, dtype=np.float64), np.asarray(radii, dtype=np.float64)
     dx, dy, dz = x - np.float32(c[0]), y - np.float32(c[1]), z - np.float32(c[2])
-    first: FloatArray | None = None
-    second: FloatArray | None = None
+    shape = np.broadcast_shapes(dx.shape, dy.shape, dz.shape)
+    first, second = np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=np.float32)
     for axis in range(3):
         t = turn[:, axis]
         q = (dx * np.float32(t[0]) + dy * np.float32(t[1]) + dz * np.float32(t[2])) * np.float32(1 / r[axis])
         q *= q
-        first = q if first is None else first + q
-        q = q * np.float32(1 / r[axis] ** 2)
-        second = q if second is None else second + q
-    assert first is not None and second is not None
+        first += q
+        second += q * np.float32(1 / r[axis] ** 2)
     level = np.sqrt(first)
     slope = np.sqrt(np.maximum(second, np.float32(1e-12)))
     return np.asarray(level * (level - np.float32(1)) / slope, dtype=np.float32)

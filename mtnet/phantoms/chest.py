@@ -82,12 +82,12 @@ def draw_chest(
     nodules: int | Sequence[NoduleRequest] | None = None,
     noise: bool = True,
 ) -> Phantom:
-    """Draw one chest CT. The same arguments give the same bytes.
+    """Draw one chest CT. The same arguments give the same bytes (on one machine and one set of libraries).
 
     Args:
         seed: everything random follows from it and from ``family``.
-        family: ``train`` or ``held_out`` (other texture, noise, nodule shapes; more bifurcations, rib ends and pleural
-            nodules).
+        family: ``train`` or ``held_out`` (other texture, noise and nodules; more thickened vessel junctions, rib ends
+            and nodules at the pleura).
         spacing_mm: of the voxels along i, j, k; thick slices (``(0.8, 0.8, 5.0)``) are averaged from finer ones.
         shape: voxels; by default the whole chest fits. The grid is centred on the chest.
         slice_thickness_mm: slice profile's width; by default the spacing along k.
@@ -130,10 +130,11 @@ def draw_chest(
         lung_fraction = lung_fraction @ weights.T
     if noise:
         image += scanner.noise(rngs[6], target.shape, target.spacing_mm)
+    image = np.clip(np.rint(image), -1024, 3071)
     if resample_k_mm is not None:
         between, target = _between_slices(target, resample_k_mm)
         image, lung_fraction = image @ between.T, lung_fraction @ between.T
-    array = np.clip(np.rint(image), -1024, 3071).astype(np.int16)[None]
+    array = np.rint(image).astype(np.int16)[None]
 
     flat = Canvas.of(target)
     lesion_map = np.zeros(target.shape, dtype=np.uint16)

@@ -22,6 +22,7 @@ class FamilyStyle:
         psf_sigma_mm, noise_hu, noise_sigma_mm, noise_edge, streak: ranges for ``Scanner``.
         grain_mm: scales of the parenchyma's texture; grain_hu their standard deviations.
         rib_ends: share of rib ends that jut into the lung.
+        knots: share of the vessels' junctions that are thickened.
         bulge: largest ratio of a junction's radius to its vessel's.
         leaf_radius_mm: radius of the smallest vessels drawn.
         stem_radius_mm: of the vessels that a nodule can sit on.
@@ -37,6 +38,7 @@ class FamilyStyle:
     grain_mm: tuple[float, ...]
     grain_hu: tuple[float, ...]
     rib_ends: tuple[float, float]
+    knots: float
     bulge: tuple[float, float]
     leaf_radius_mm: tuple[float, float]
     stem_radius_mm: tuple[float, float]
@@ -75,6 +77,7 @@ FAMILIES: dict[Family, FamilyStyle] = {
         grain_mm=(60.0, 22.0, 5.0),
         grain_hu=(14.0, 11.0, 13.0),
         rib_ends=(0.0, 0.35),
+        knots=0.35,
         bulge=(1.0, 1.25),
         leaf_radius_mm=(0.48, 0.8),
         stem_radius_mm=(0.7, 2.8),
@@ -100,6 +103,7 @@ FAMILIES: dict[Family, FamilyStyle] = {
         grain_mm=(90.0, 30.0, 9.0, 3.6),
         grain_hu=(18.0, 8.0, 9.0, 16.0),
         rib_ends=(0.5, 0.9),
+        knots=0.7,
         bulge=(1.2, 1.5),
         leaf_radius_mm=(0.52, 0.8),
         stem_radius_mm=(1.2, 3.4),

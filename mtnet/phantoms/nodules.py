@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -53,10 +53,18 @@ class NoduleRequest:
     form: Form | None = None
     centre_lps_mm: Triple | None = None
 
+    def __post_init__(self) -> None:
+        if self.diameter_mm is not None and not self.diameter_mm > 0:
+            raise ValueError(f"NoduleRequest.diameter_mm is {self.diameter_mm}; expected more than 0.")
+        for name, known in (("texture", TEXTURES), ("place", PLACES), ("form", FORMS)):
+            value = getattr(self, name)
+            if value is not None and value not in known:
+                raise ValueError(f"NoduleRequest.{name} is {value!r}; expected one of {', '.join(known)}.")
+
 
 @dataclass(frozen=True, slots=True)
 class DrawnNodule:
-    """The truth about one drawn nodule.
+    """The truth about one drawn nodule. The thin spikes of a spiculated one do not count to its shape.
 
     Args:
         number: its value in the lesion map, from 1.
@@ -228,8 +236,9 @@ class Nodule:
             value = np.maximum(value, view)
         if len(self.spicules):
             spikes = np.zeros(view.shape, dtype=np.float32)
-            inner = Canvas(canvas.geometry, *canvas.axes_in(box), canvas.edge_mm)
-            _tubes_in(inner, spikes, box, self.spicules)
+            corner = canvas.geometry.index_to_lps_mm([s.start for s in box])
+            part = Geometry.from_parts(view.shape, canvas.geometry.spacing_mm, corner.tolist())
+            Canvas.of(part).tubes(spikes, self.spicules)
             if self.shape.limit is not None:
                 spikes *= canvas.fraction(self.shape.limit(points))
             view += spikes * np.maximum(np.float32(self.hu) - view, 0)
@@ -249,13 +258,6 @@ class Nodule:
             nearest = np.round(canvas.geometry.lps_mm_to_index(truth.centre_lps_mm)).astype(int)
             if ((nearest >= 0) & (nearest < canvas.shape)).all():
                 lesion_map[tuple(nearest)] = truth.number
-
-
-def _tubes_in(canvas: Canvas, field_: FloatArray, box: Sequence[slice], segments: Points) -> None:
-    """Draw tubes into the sub-box of a canvas."""
-    origin = canvas.geometry.index_to_lps_mm(np.array([s.start for s in box], dtype=np.float64))
-    local = Canvas.of(Geometry.from_parts(field_.shape, canvas.geometry.spacing_mm, origin.tolist()))
-    local.tubes(field_, segments)
 
 
 def _triple(v: Points) -> Triple:

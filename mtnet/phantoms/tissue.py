@@ -189,7 +189,7 @@ def grow_trees(anatomy: Anatomy, style: FamilyStyle, spacing_mm: float, rng: np.
             tree = grow(rng, (root[0], root[1], root[2]), targets, leaf_radius_mm=leaf)
             blood.append(tree)
             big = tree[(tree[:, 7] > 0.9) & (tree[:, 7] < 2.8)]
-            chosen = big[rng.random(len(big)) < 0.35]
+            chosen = big[rng.random(len(big)) < style.knots]
             bulge = rng.uniform(1.0, rng.uniform(*style.bulge), len(chosen))
             knots.append(np.concatenate([chosen[:, 3:6], (chosen[:, 7] * bulge)[:, None]], axis=1))
             if not vein:

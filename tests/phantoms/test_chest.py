@@ -82,6 +82,7 @@ def test_a_sphere_cut_in_half_has_half_the_volume_and_its_centroid_moved_by_thre
 
 def test_tissues_have_the_hounsfield_units_of_a_real_ct(phantom: Phantom) -> None:
     array = phantom.volume.array[0]
+    measured = 0
     lung = ndimage.binary_erosion(phantom.lung_mask, iterations=4) & (phantom.lesion_map == 0)
     assert -910 < np.median(array[lung]) < -790
     assert 10 < array[lung & (array < -700)].std() < 60
@@ -92,9 +93,11 @@ def test_tissues_have_the_hounsfield_units_of_a_real_ct(phantom: Phantom) -> Non
     soft = (array > 0) & (array < 120)
     assert soft.mean() > 0.15
     for lesion in phantom.lesions:
-        if lesion.texture == "solid" and lesion.diameter_mm > 9:
+        if lesion.texture == "solid" and 9 < lesion.diameter_mm < 13:
             core = ndimage.binary_erosion(phantom.lesion_map == lesion.number, iterations=2)
-            assert core.sum() == 0 or abs(np.median(array[core]) - lesion.hu) < 80 or np.median(array[core]) < -300
+            assert abs(np.median(array[core]) - lesion.hu) < 80
+            measured += 1
+    assert measured > 0
 
 
 def test_lungs_have_the_volume_of_an_adults(phantom: Phantom) -> None:
@@ -211,8 +214,19 @@ def test_a_tiny_phantom_is_quick() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
-    [({"family": "other"}, "family"), ({"spacing_mm": (1.0, 0.0, 1.0)}, "spacing_mm")],
+    [
+        ({"family": "other"}, "family"),
+        ({"spacing_mm": (1.0, 0.0, 1.0)}, "spacing_mm"),
+        ({"resample_k_mm": -1.0}, "resample_k_mm"),
+    ],
 )
 def test_senseless_arguments_are_refused(arguments: dict[str, object], told: str) -> None:
     with pytest.raises(ValueError, match=told):
         draw_chest(0, **arguments)  # type: ignore[arg-type]
+
+
+def test_a_senseless_request_is_refused() -> None:
+    with pytest.raises(ValueError, match="diameter_mm"):
+        NoduleRequest(diameter_mm=0.0)
+    with pytest.raises(ValueError, match="texture"):
+        NoduleRequest(texture="wooden")  # type: ignore[arg-type]

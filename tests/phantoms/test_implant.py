@@ -39,11 +39,11 @@ def test_the_same_seed_implants_the_same(phantom: Phantom) -> None:
 
 
 def test_a_solid_nodule_reaches_its_density_and_keeps_the_noise(phantom: Phantom) -> None:
-    request = NoduleRequest(diameter_mm=22, texture="solid", form="smooth")
+    request = NoduleRequest(diameter_mm=13, texture="solid", form="smooth")
     volume, (lesion,) = implant_nodules(phantom.volume, 2, [request])
     i, j, k = np.rint(phantom.volume.geometry.lps_mm_to_index(lesion.centre_lps_mm)).astype(int)
-    core = volume.array[0][i - 2 : i + 3, j - 2 : j + 3, k - 1 : k + 2]
-    assert abs(core.mean() - lesion.hu) < 60 or core.mean() < -300
+    core = volume.array[0][i - 1 : i + 2, j - 1 : j + 2, k]
+    assert abs(core.mean() - lesion.hu) < 60
     assert core.std() > 2
 
 
