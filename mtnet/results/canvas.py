@@ -9,9 +9,6 @@ from numpy.typing import NDArray
 
 _BACKGROUND = (16, 18, 20)
 _LIGHT = (240, 240, 240)
-# Contours are drawn this much finer, then averaged down.
-_FINER = 4
-
 Colour = tuple[int, int, int]
 
 
@@ -120,29 +117,34 @@ class Panel:
         grey = np.clip(np.asarray(self._resampled(values)) * 255, 0, 255).astype(np.uint8)
         self.image.paste(Image.fromarray(grey).convert("RGB"))
 
-    def contour(self, mask: NDArray[np.bool_], colour: Colour, *, width: float, strength: float = 1.0) -> None:
-        """Draw the outline of a ``(y, x)`` mask, ``width`` pixels wide, just outside its border."""
+    def contour(
+        self, mask: NDArray[np.bool_], colour: Colour, *, width: float, strength: float = 1.0, finer: int = 4
+    ) -> None:
+        """Draw the outline of a ``(y, x)`` mask, ``width`` pixels wide, just outside its border.
+
+        It is worked out ``finer`` times finer than the panel and averaged down.
+        """
         from PIL import Image
         from scipy import ndimage
 
         if not mask.any():
             return
-        inside = np.asarray(self._resampled(mask.astype(np.float32), _FINER)) >= 0.5
+        inside = np.asarray(self._resampled(mask.astype(np.float32), finer)) >= 0.5
         # Only the part around the mask is worked on: a distance map of the whole panel would cost ten times as much.
         where = ndimage.find_objects(inside.astype(np.uint8))
         if not where:
             return
-        reach = int(np.ceil(width * _FINER)) + 2 * _FINER
+        reach = int(np.ceil(width * finer)) + 2 * finer
         rows, columns = (
-            slice(max(s.start - reach, 0) // _FINER * _FINER, min(-(-(s.stop + reach) // _FINER) * _FINER, n))
+            slice(max(s.start - reach, 0) // finer * finer, min(-(-(s.stop + reach) // finer) * finer, n))
             for s, n in zip(where[0], inside.shape, strict=True)
         )
         part = inside[rows, columns]
         distance = ndimage.distance_transform_edt(~part)
-        line = ((distance > 0) & (distance <= width * _FINER)).astype(np.float32)
-        fine = line.reshape(part.shape[0] // _FINER, _FINER, part.shape[1] // _FINER, _FINER).mean(axis=(1, 3))
+        line = ((distance > 0) & (distance <= width * finer)).astype(np.float32)
+        fine = line.reshape(part.shape[0] // finer, finer, part.shape[1] // finer, finer).mean(axis=(1, 3))
         alpha = Image.fromarray((fine * (255 * strength)).astype(np.uint8))
-        self.image.paste(colour, (columns.start // _FINER, rows.start // _FINER), alpha)
+        self.image.paste(colour, (columns.start // finer, rows.start // finer), alpha)
 
     def box(self, box_index: NDArray[np.floating[Any]], colour: Colour, name: str) -> None:
         """Draw a box (low x, low y, high x, high y; half-open, in voxel indices) by its corners, and its name."""

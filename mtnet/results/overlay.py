@@ -11,6 +11,7 @@ import numpy as np
 from mtnet.io.atomic import atomic_path
 from mtnet.results.axial_view import AxialView
 from mtnet.results.canvas import Panel, Sheet
+from mtnet.results.mask_boxes import mask_boxes
 from mtnet.results.notice import full_notice
 from mtnet.structures import Findings, Lesion, Volume
 
@@ -59,14 +60,12 @@ class _Scene:
     """The arrays of one study in view order, and how to draw a slice of them."""
 
     def __init__(self, findings: Findings, volume: Volume) -> None:
-        from scipy import ndimage
-
         self.findings = findings
         self.view = AxialView.of(findings.geometry)
         self.image = self.view.array(volume.array[0])
         self.lesions = None if findings.lesion_map is None else self.view.array(findings.lesion_map.array[0])
         self.labels = None if findings.label_map is None else self.view.array(findings.label_map.array[0])
-        self._masks = [] if self.lesions is None else ndimage.find_objects(self.lesions)
+        self._masks = {} if self.lesions is None else mask_boxes(self.lesions)
         self.boxes = [self.view.box(lesion.box_index) for lesion in findings.lesions]
         if volume.modality == "CT":
             level, width = LUNG_WINDOW_HU
@@ -85,7 +84,7 @@ class _Scene:
         middle = int(np.clip(round(float(box[2] + box[5]) / 2), 0, depth - 1))
         if self.lesions is None or not lesion.mask_voxels:
             return middle
-        where = self._masks[lesion.number - 1] if lesion.number <= len(self._masks) else None
+        where = self._masks.get(lesion.number)
         if where is None:
             return middle
         areas = np.count_nonzero(self.lesions[where] == lesion.number, axis=(0, 1))
@@ -100,7 +99,7 @@ class _Scene:
         if self.labels is not None:
             plane = self.labels[:, :, z].T
             for label in self.findings.labels:
-                panel.contour(plane == label.value, label.colour, width=1.0, strength=0.55)
+                panel.contour(plane == label.value, label.colour, width=1.0, strength=0.55, finer=2)
         for lesion, box in zip(self.findings.lesions, self.boxes, strict=True):
             if not box[2] <= z <= box[5]:
                 continue

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mtnet.results.mask_boxes import Region, mask_boxes
 from mtnet.structures import Geometry, Instance
 
 # Slices whose pixels are all this close to a voxel's centre, in voxels, lie on the grid of the findings.
@@ -52,19 +53,17 @@ def lesion_frames(
     Raises:
         ValueError: a slice has no position, orientation, pixel spacing or size.
     """
-    from scipy import ndimage
-
-    boxes = ndimage.find_objects(lesion_map)
-    lesions = [(number, box) for number, box in enumerate(boxes, start=1) if box is not None]
+    lesions = list(mask_boxes(lesion_map).items())
     resampled = False
     kept: list[Instance] = []
     frames: list[NDArray[np.uint16]] = []
-    places: list[NDArray[np.float64]] = []
+    places: set[tuple[float, ...]] = set()
     for instance in instances:
         plane = slice_affine_lps(instance)
-        if any(np.abs(plane[:, 3] - place).max() < _SAME_PLANE_MM for place in places):
+        place = tuple(np.rint(plane[:3, 3] / _SAME_PLANE_MM).tolist())
+        if place in places:
             continue
-        places.append(plane[:, 3])
+        places.add(place)
         to_index = np.linalg.solve(geometry.affine_lps, plane).astype(np.float64)
         size = (int(instance.rows or 0), int(instance.columns or 0))
         resampled = resampled or not _on_voxels(to_index, size)
@@ -105,7 +104,7 @@ def _on_voxels(to_index: NDArray[np.float64], size: tuple[int, int]) -> bool:
 
 def _cut(
     lesion_map: NDArray[np.integer[Any]],
-    lesions: Sequence[tuple[int, tuple[slice, ...]]],
+    lesions: Sequence[tuple[int, Region]],
     to_index: NDArray[np.float64],
     size: tuple[int, int],
 ) -> NDArray[np.uint16] | None:
@@ -114,13 +113,14 @@ def _cut(
 
     frame: NDArray[np.uint16] | None = None
     from_index = np.linalg.inv(to_index)
-    for number, box in lesions:
-        low = np.array([side.start - 1.0 for side in box])
-        high = np.array([float(side.stop) for side in box])
-        corners = np.array(np.meshgrid(*zip(low, high, strict=True))).reshape(3, 8)
-        on_plane = from_index[:3, :3] @ corners + from_index[:3, 3:]
-        if on_plane[2].min() > 0 or on_plane[2].max() < 0:
-            continue
+    # Boxes grown by the voxel in which a mask fades out; their corners as column, row and mm in front of the plane.
+    lows = np.array([[side.start - 1.0 for side in box] for _, box in lesions]).reshape(-1, 3)
+    highs = np.array([[float(side.stop) for side in box] for _, box in lesions]).reshape(-1, 3)
+    pick = np.array([[(n >> axis) & 1 for axis in range(3)] for n in range(8)], dtype=bool)
+    corners = np.where(pick, highs[:, None], lows[:, None]) @ from_index[:3, :3].T + from_index[:3, 3]
+    meets = (corners[..., 2].min(axis=1) <= 0) & (corners[..., 2].max(axis=1) >= 0)
+    for n in np.flatnonzero(meets).tolist():
+        (number, box), low, on_plane = lesions[n], lows[n], corners[n].T
         first = np.maximum(np.floor(on_plane[:2].min(axis=1)).astype(int), 0)
         last = np.minimum(np.ceil(on_plane[:2].max(axis=1)).astype(int), (size[1] - 1, size[0] - 1))
         if (first > last).any():
