@@ -48,7 +48,7 @@ ALLOWED: frozenset[str] = frozenset(
         *(f"monai.transforms.{name}" for name in _MONAI_TRANSFORMS),
         "monai.inferers.SimpleInferer",
         "mtnet.inference.MultiTaskInferer",
-        "mtnet.io.LoadImageStudyd",
+        "mtnet.io.loader.LoadImageStudyd",
         "mtnet.systems.chest_ct.network",
         "mtnet.systems.chest_ct.preprocessing",
         "mtnet.systems.chest_ct.inferer",

@@ -3,10 +3,10 @@
 Hryniewska-Guzik, Kędzierska, Biecek: "Multi-task learning for classification, segmentation, reconstruction, and
 detection on chest CT scans" (arXiv 2308.01137).
 
-The paper's: one shared encoder, VGG-13 or ResNet-50; four branches; the total loss Σ wᵢLᵢ with wᵢ in {0, 1}; generalised
-Dice among the segmentation losses. Our choices, where the paper is silent or we differ: 3D as well as 2D; the HU window;
-a reconstruction decoder without skips (with them the task is solved by copying); a dense anchor-free detection head on
-an FPN in place of a two-stage one; per-lesion texture; group norm; the ``compact`` widths.
+The paper's: one shared encoder, VGG-13 or ResNet-50; four branches; the total loss Σ wᵢLᵢ with wᵢ in {0, 1};
+generalised Dice among the segmentation losses. Our choices, where the paper is silent or we differ: 3D as well as 2D;
+the HU window; a reconstruction decoder without skips (with them the task is solved by copying); a dense anchor-free
+detection head on an FPN in place of a two-stage one; per-lesion texture; group norm; the ``compact`` widths.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from mtnet.structures import Code, Label, LesionChannel, OutputSpec
 if TYPE_CHECKING:
     from monai.transforms import Compose
 
+    from mtnet.inference import MultiTaskInferer
+    from mtnet.inference.precision import Precision
     from mtnet.losses import MultiTaskLoss
     from mtnet.nets import VGG13, MultiTaskNet, ResNetEncoder
 
@@ -145,7 +147,7 @@ def preprocessing(spacing_mm: Sequence[float] = SPACING_MM, load: bool = True) -
 
     loader = []
     if load:
-        from mtnet.io import LoadImageStudyd
+        from mtnet.io.loader import LoadImageStudyd
 
         loader = [LoadImageStudyd(keys="image")]
     low, high = HU_WINDOW
@@ -157,6 +159,55 @@ def preprocessing(spacing_mm: Sequence[float] = SPACING_MM, load: bool = True) -
             Orientationd(keys="image", axcodes="LPS", labels=None),
             Spacingd(keys="image", pixdim=tuple(spacing_mm), mode="bilinear", padding_mode="border"),
             ScaleIntensityRanged(keys="image", a_min=low, a_max=high, b_min=0.0, b_max=1.0, clip=True),
+        ]
+    )
+
+
+def inferer(
+    overlap: float = 0.25,
+    batch: int = 1,
+    region: str = "lung_field",
+    window: Sequence[int] = WINDOW,
+    precision: Precision = "float32",
+    layout: Literal["batch", "list"] = "batch",
+    dense: Literal["logits", "probabilities", "labels"] = "logits",
+) -> MultiTaskInferer:
+    """The window engine over the lung field, with this system's window.
+
+    Args:
+        overlap: share of a window in common with the next.
+        batch: windows in one pass.
+        region: ``lung_field``, ``body`` or ``whole``.
+        window: voxels; at most 96 mm keeps windows without lung from being run.
+        precision: ``float32``, ``bfloat16`` or ``float16``.
+        layout, dense: see ``MultiTaskInferer``.
+    """
+    from mtnet.inference import MultiTaskInferer
+    from mtnet.inference.region import Region
+
+    return MultiTaskInferer(
+        window,
+        overlap,
+        batch,
+        precision=precision,
+        layout=layout,
+        dense=dense,
+        region=Region(region, HU_WINDOW),
+    )
+
+
+def postprocessing() -> Compose:
+    """For hosts that show one label map: ``pred`` becomes labels, boxes and classes go into ``result`` as JSON."""
+    from monai.transforms import AsDiscreted, Compose
+
+    from mtnet.transforms import ResultJsond, SplitOutputsd
+
+    others = [f"pred_{spec.name}" for spec in (DETECTION, CLASSIFICATION)]
+    return Compose(
+        [
+            SplitOutputsd(keys="pred"),
+            AsDiscreted(keys="pred", argmax=True),
+            ResultJsond(keys=others, allow_missing_keys=True),
         ]
     )
 

@@ -1,7 +1,7 @@
 """Training: samples, the pieces that MONAI's trainer needs for several tasks, and weights."""
 
 from mtnet.training.bag_training import AutocastInferer, TrainerLoss, one_bag, prepare_bag
-from mtnet.training.handlers import LossTermLog, PublishWeights
+from mtnet.training.handlers import LossTermLog, PublishWeights, TrainingState
 from mtnet.training.phantom_bags import PhantomBags
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "PhantomBags",
     "PublishWeights",
     "TrainerLoss",
+    "TrainingState",
     "one_bag",
     "prepare_bag",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from monai.inferers import Inferer
@@ -37,7 +37,7 @@ def prepare_bag(
     }
 
 
-class AutocastInferer(Inferer):
+class AutocastInferer(Inferer):  # type: ignore[misc]  # MONAI is not typed
     """Call the network under autocast, on the CPU as well (MONAI's ``amp`` is CUDA's alone).
 
     Args:
@@ -66,5 +66,5 @@ class TrainerLoss(nn.Module):
     def forward(self, outputs: Mapping[str, Tensor], targets: Mapping[str, Any]) -> Tensor:
         """The weighted total, a scalar."""
         total, terms = self.loss(outputs, targets)
-        self.terms = {name: float(value) for name, value in terms.items()}
-        return total
+        self.terms = {name: value.item() for name, value in terms.items()}
+        return cast(Tensor, total)

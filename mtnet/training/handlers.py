@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
 from mtnet.io.atomic import atomic_path
 from mtnet.nets import save_state
 from mtnet.training.bag_training import TrainerLoss
-
-_log = logging.getLogger(__name__)
 
 
 class LossTermLog:
@@ -39,9 +39,44 @@ class LossTermLog:
     def tell(self, engine: Engine) -> None:
         """Log the means and begin again."""
         means = "  ".join(f"{name} {value / self.steps:.4f}" for name, value in self.sums.items())
-        _log.info("epoch %d/%s  %s", engine.state.epoch, engine.state.max_epochs, means)
+        engine.logger.info("epoch %d/%s  %s", engine.state.epoch, engine.state.max_epochs, means)
         self.sums.clear()
         self.steps = 0
+
+
+class TrainingState:
+    """Keep network, optimiser, schedule and epoch in one file after every epoch, and go on from it at the start.
+
+    Args:
+        path: the file; written whole or not at all.
+        parts: by name, whatever has ``state_dict`` and ``load_state_dict``.
+    """
+
+    def __init__(self, path: str | Path, parts: Mapping[str, Any]) -> None:
+        self.path = Path(path)
+        self.parts = parts
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer."""
+        engine.add_event_handler(Events.STARTED, self.go_on)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.keep)
+
+    def go_on(self, engine: Engine) -> None:
+        """Load the file where there is one."""
+        if not self.path.is_file():
+            return
+        state = torch.load(self.path, map_location="cpu", weights_only=True)
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
+        engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
+        engine.logger.info("going on after epoch %d", state["epoch"])
+
+    def keep(self, engine: Engine) -> None:
+        """Write the file."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        state = {name: part.state_dict() for name, part in self.parts.items()}
+        with atomic_path(self.path) as path:
+            torch.save({**state, "epoch": engine.state.epoch, "iteration": engine.state.iteration}, path)
 
 
 class PublishWeights:

@@ -62,8 +62,8 @@ def draw_sample(seed: int, preprocessing: Callable[[Mapping[str, Any]], Mapping[
 
     def onto_grid(mask: NDArray[Any]) -> NDArray[np.bool_]:
         moved = MetaTensor(torch.as_tensor(mask.astype(np.float32))[None], affine=affine)
-        resampled: NDArray[np.float32] = ResampleToMatch(mode="bilinear", padding_mode="zeros")(moved, prepared).numpy()
-        return resampled[0] >= 0.5
+        resampled = ResampleToMatch(mode="bilinear", padding_mode="zeros")(moved, prepared).numpy()
+        return np.asarray(resampled[0] >= 0.5)
 
     boxes = [volume.geometry.box_index_to(grid, lesion.box_index) for lesion in phantom.lesions]
     names = [label.name for label in TEXTURES]
@@ -203,4 +203,4 @@ class PhantomBags(Dataset[dict[str, Any]]):
                     break
                 centre = rng.uniform(0, shape)
         limit = np.maximum(np.asarray(sample.image.shape) - size, 0)
-        return np.clip(np.round(centre - size / 2), 0, limit).astype(np.int64)
+        return np.asarray(np.clip(np.round(centre - size / 2), 0, limit), dtype=np.int64)

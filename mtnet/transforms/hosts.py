@@ -9,7 +9,7 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
 
-class SplitOutputsd(MapTransform):
+class SplitOutputsd(MapTransform):  # type: ignore[misc]  # MONAI is not typed
     """Spread the dict under ``keys`` (answers by output name) into ``pred``, ``pred_<name>``...
 
     A ``MapTransform``, since MONAI Deploy decides by the first transform whether a chain works on dicts.
@@ -35,7 +35,7 @@ class SplitOutputsd(MapTransform):
         return spread
 
 
-class ResultJsond(MapTransform):
+class ResultJsond(MapTransform):  # type: ignore[misc]  # MONAI is not typed
     """Put the entries under ``keys`` as plain Python lists and numbers into ``result``, which hosts send as JSON."""
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

@@ -1,0 +1,84 @@
+"""``mtnet infer``: a study in, every answer out, as files."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mtnet.cli.results_table import print_outcome
+
+if TYPE_CHECKING:
+    from mtnet.predictor import Progress
+
+FAST_HELP = "no overlap of windows and half precision where the device does it well"
+
+
+def add_parser(commands: Any) -> None:
+    """Add ``mtnet infer`` to the command line."""
+    parser = commands.add_parser(
+        "infer",
+        help="find, segment, classify and measure in a study",
+        description="Answer every study under PATH in one pass of the network and write the results to OUT "
+        "(several studies: OUT/1, OUT/2...): findings.json, NIfTI, DICOM SEG, overlay.png.",
+        epilog="Example: mtnet infer STUDY OUT --bundle chest_ct_multitask. "
+        "Exit codes: 0 all answered, 1 some or all refused, 2 wrong usage.",
+    )
+    parser.add_argument("path", type=Path, metavar="PATH", help="DICOM folder, zip or file; NIfTI, NRRD or MetaImage")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder for the results, made where it is missing")
+    parser.add_argument("--bundle", required=True, metavar="NAME|DIR", help="bundle, by name or folder")
+    parser.add_argument("--series", metavar="UID", help="take this series, whatever the series rule says")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1... (default: auto)")
+    parser.add_argument("--tasks", metavar="A,B", help="tasks to run, such as detection,segmentation (default: all)")
+    parser.add_argument("--fast", action="store_true", help=FAST_HELP)
+    parser.add_argument("--trust-bundle", action="store_true", help="let the bundle's config run code of its own")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--strict", action="store_true", help="refuse what would be repaired")
+    how.add_argument("--repair", action="store_true", help="mend what is refused by default and can be mended")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Answer the studies and print a table of what was found."""
+    from mtnet.bundle import find_bundle
+    from mtnet.predictor import Predictor, ReadOptions
+    from mtnet.study_folder import answer_studies
+
+    if not args.path.exists():
+        raise FileNotFoundError(f"{args.path} does not exist; give a DICOM folder, zip or file, or an image file.")
+    predictor = Predictor.from_bundle(
+        find_bundle(args.bundle),
+        device=args.device,
+        tasks=args.tasks.split(",") if args.tasks else None,
+        fast=args.fast,
+        trust_bundle=args.trust_bundle,
+    )
+    options = ReadOptions(series_uid=args.series, strict=args.strict, repair=args.repair)
+    refused = 0
+    with progress_bar() as progress:
+        for outcome in answer_studies(predictor, args.path, args.out, options, progress):
+            refused += outcome.written is None
+            print_outcome(outcome)
+    return 1 if refused else 0
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress | None]:
+    """A bar of windows on standard error, when that is a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from tqdm import tqdm
+
+    with tqdm(unit="window", leave=False, file=sys.stderr) as bar:
+
+        def tell(done: int, total: int) -> None:
+            bar.total = total
+            bar.n = done
+            bar.refresh()
+
+        shown: Callable[[int, int], None] = tell
+        yield shown

@@ -1,0 +1,71 @@
+"""The table that ends ``mtnet infer`` and ``mtnet demo``."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mtnet.structures import Findings, Lesion
+    from mtnet.study_folder import StudyOutcome
+
+_HEAD = ("", "lesion", "score", "centre LPS (mm)", "longest x short (mm)", "volume (mm3)", "most likely")
+
+
+def print_outcome(outcome: StudyOutcome) -> None:
+    """Print what was found in one study, or to standard error why it was refused."""
+    if outcome.written is None:
+        for line in outcome.refusal:
+            where = f" [{line.where}]" if line.where else ""
+            print(f"refused: {line.message}{where} ({line.code})", file=sys.stderr)
+        return
+    findings = outcome.written.findings
+    for choice in findings.source.choices:
+        print(f"series {_short(choice.series_instance_uid)}: {choice.reason}")
+    for line in findings.report:
+        if line.severity != "note":
+            print(f"{line.severity}: {line.message} ({line.code})")
+    print()
+    rows = [_HEAD, *(_row(lesion) for lesion in findings.lesions)]
+    widths = [max(len(row[n]) for row in rows) for n in range(len(_HEAD))]
+    if findings.lesions:
+        for row in rows:
+            print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    else:
+        print("No lesion found.")
+    for answer in findings.image_classes:
+        print(f"{answer.output}: {answer.name} {answer.probability:.2f} ({'present' if answer.present else 'absent'})")
+    for key, value in findings.reconstruction_error.items():
+        print(f"reconstruction: {key} {value:.1f}")
+    print(f"\n{_costs(findings)}")
+    print(f"written to {outcome.folder}: {', '.join(file.name for file in outcome.written.files)}")
+    if not outcome.written.dicom_seg.written:
+        print(f"no DICOM SEG: {outcome.written.dicom_seg.reason}")
+    model = findings.model
+    print(f"{model.name} {model.version}, trained on {model.training_data}. Weights: {model.weights_licence}.")
+    print(model.intended_use)
+
+
+def _row(lesion: Lesion) -> tuple[str, ...]:
+    best = [max(classes, key=lambda name: classes[name]) for classes in lesion.class_probabilities.values()]
+    axes = (lesion.longest_axial_diameter_mm, lesion.short_axial_diameter_mm)
+    return (
+        str(lesion.number),
+        lesion.label,
+        f"{lesion.score:.2f}",
+        " ".join(f"{v:.1f}" for v in lesion.centre_lps_mm),
+        " x ".join("-" if v is None else f"{v:.1f}" for v in axes),
+        "-" if lesion.volume_mm3 is None else f"{lesion.volume_mm3:.0f}",
+        ", ".join(name.replace("_", " ") for name in best),
+    )
+
+
+def _costs(findings: Findings) -> str:
+    stages = ", ".join(f"{cost.stage} {cost.seconds:.1f} s" for cost in findings.costs)
+    total = sum(cost.seconds for cost in findings.costs)
+    peak = max((cost.peak_memory_bytes for cost in findings.costs), default=0)
+    return f"{total:.1f} s in all ({stages}); peak memory {peak / 2**30:.2f} GiB"
+
+
+def _short(uid: str) -> str:
+    return f"...{uid[-8:]}" if len(uid) > 8 else uid

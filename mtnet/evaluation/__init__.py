@@ -1,0 +1,1 @@
+"""Measuring how right the answers are."""

@@ -1,0 +1,57 @@
+"""From a path that holds studies to folders of results: the one way that the command line and bundles share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from mtnet.io.scan import scan
+from mtnet.predictor import Predictor, Progress, ReadOptions
+from mtnet.results import Written, write_results
+from mtnet.structures import RefusedError, ReportLine, Study
+
+
+@dataclass(frozen=True, slots=True)
+class StudyOutcome:
+    """What became of one study: what was written into ``folder``, or why it was refused."""
+
+    folder: Path
+    written: Written | None
+    refusal: tuple[ReportLine, ...] = ()
+
+
+def answer_studies(
+    predictor: Predictor,
+    path: Path,
+    out: Path,
+    options: ReadOptions | None = None,
+    progress: Progress | None = None,
+) -> Iterator[StudyOutcome]:
+    """Answer every study under ``path``, one after the other, as each is asked for.
+
+    One study is written to ``out``; several to ``out/1``, ``out/2``... in the order of the scan. A study that is
+    refused does not keep the others from being answered.
+
+    Raises:
+        FileNotFoundError: there is nothing at ``path``.
+        RefusedError: nothing there is a study.
+    """
+    options = options or ReadOptions()
+    studies = scan(path, options.limits)
+    if options.series_uid is not None:
+        studies = _with_series(studies, options.series_uid)
+    for number, study in enumerate(studies, 1):
+        folder = out if len(studies) == 1 else out / str(number)
+        try:
+            case = predictor.read_study(study, options)
+        except RefusedError as refused:
+            yield StudyOutcome(folder, None, refused.lines)
+            continue
+        findings = predictor.finish(case, predictor.infer(case, progress))
+        yield StudyOutcome(folder, write_results(findings, case.volume, folder, meter=case.meter))
+
+
+def _with_series(studies: tuple[Study, ...], series_uid: str) -> tuple[Study, ...]:
+    """The studies that hold the series; all where none does, so that reading says which series there are."""
+    return tuple(s for s in studies if any(one.series_instance_uid == series_uid for one in s.series)) or studies
