@@ -12,11 +12,12 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer
 from torch import Tensor
 
-from mtnet.inference.engine import run
+from mtnet.inference.engine import Network, Progress, run
 from mtnet.inference.plan import Detections, Importance, Outputs, Plan
 from mtnet.inference.precision import Precision
+from mtnet.inference.region import Region, RegionResult
 from mtnet.inference.windows import pad_to_window
-from mtnet.structures import OutputSpec
+from mtnet.structures import Geometry, OutputSpec
 
 Layout = Literal["batch", "list"]
 DenseForm = Literal["logits", "probabilities", "labels"]
@@ -48,6 +49,7 @@ class MultiTaskInferer(Inferer):  # type: ignore[misc]  # MONAI is not typed
         nms_iou: IoU above which a box is dropped for a better one.
         score_floor: boxes below it are not returned.
         max_boxes: of one item.
+        region: where to look; everywhere by default, and where the input has no geometry.
 
     Raises:
         ValueError: an option is none of those named.
@@ -68,6 +70,7 @@ class MultiTaskInferer(Inferer):  # type: ignore[misc]  # MONAI is not typed
         nms_iou: float = 0.22,
         score_floor: float = 0.05,
         max_boxes: int = 300,
+        region: Region | None = None,
     ) -> None:
         super().__init__()
         if layout not in get_args(Layout):
@@ -79,8 +82,9 @@ class MultiTaskInferer(Inferer):  # type: ignore[misc]  # MONAI is not typed
         self.layout = layout
         self.dense = dense
         self.device = device
+        self.region = region
         window = (roi_size, roi_size) if isinstance(roi_size, int) else tuple(roi_size)
-        self._plan = Plan(
+        self.plan = Plan(
             window=window,
             overlap=overlap,
             batch=sw_batch_size,
@@ -101,14 +105,11 @@ class MultiTaskInferer(Inferer):  # type: ignore[misc]  # MONAI is not typed
         """
         view = _View(network, self.dense, args, kwargs)
         images = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
-        dims = images.ndim - 2
-        window = (self.roi_size,) * dims if isinstance(self.roi_size, int) else tuple(self.roi_size)
-        stride = lcm(*(s for spec in view.outputs for s in spec.strides))
         items = []
-        for image in images.split(1):
-            padded, valid = pad_to_window(image, window, stride, self.cval)
-            plan = replace(self._plan, window=window, valid_shape=valid, device=self.device or str(images.device))
-            items.append(_tensors(run(view, padded, plan), view.outputs, images.device))
+        for number, image in enumerate(images.split(1)):
+            grid = _grid_of(inputs, number) if isinstance(inputs, MetaTensor) and image.ndim == 5 else None
+            outputs, _ = self.outputs_of(image, view, grid=grid)
+            items.append(_tensors(outputs, view.outputs, images.device))
         rows = {name: max(1, *(item[name].shape[0] for item in items)) for name in _box_names(view.outputs)}
         batch = {name: torch.stack([_filled(item[name], rows.get(name)) for item in items]) for name in items[0]}
         if isinstance(inputs, MetaTensor):
@@ -118,6 +119,36 @@ class MultiTaskInferer(Inferer):  # type: ignore[misc]  # MONAI is not typed
         if self.layout == "batch":
             return batch
         return [{name: tensor[n] for name, tensor in batch.items()} for n in range(len(items))]
+
+    def outputs_of(
+        self,
+        image: Tensor,
+        network: Network,
+        *,
+        grid: Geometry | None = None,
+        target: Geometry | None = None,
+        progress: Progress | None = None,
+    ) -> tuple[Outputs, RegionResult | None]:
+        """Every output of ``network`` for one image, dense ones on ``target``, and the region that was looked at.
+
+        Args:
+            image: ``(1, C, *S)``.
+            network: in the mode in which it is to answer.
+            grid: geometry of the image; without it there is no region.
+            target: grid of the dense outputs; that of the image by default.
+            progress: called with windows done and windows to do.
+        """
+        dims = image.ndim - 2
+        window = (self.roi_size,) * dims if isinstance(self.roi_size, int) else tuple(self.roi_size)
+        stride = lcm(*(s for spec in network.outputs for s in spec.strides))
+        padded, valid = pad_to_window(image, window, stride, self.cval)
+        device = self.device or str(image.device)
+        plan = replace(self.plan, window=window, valid_shape=valid, device=device, grid=grid, target=target)
+        region = None
+        if self.region is not None and grid is not None:
+            region = self.region.of(padded[0, 0], grid, valid)
+            plan = replace(plan, region=region.mask)
+        return run(network, padded, plan, progress), region
 
 
 class _View:
@@ -144,6 +175,12 @@ class _View:
 
     def __call__(self, image: Tensor, /) -> Mapping[str, Tensor]:
         return self._network(image, *self._args, **self._kwargs)
+
+
+def _grid_of(images: MetaTensor, number: int) -> Geometry:
+    """Geometry of one item of a batch, whose affines MONAI keeps one for all or one each."""
+    affine = images.affine if images.affine.ndim == 2 else images.affine[number]
+    return Geometry.from_ras(images.shape[2:], affine.cpu().numpy())
 
 
 def _as_wanted(spec: OutputSpec, dense: DenseForm) -> OutputSpec:

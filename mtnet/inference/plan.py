@@ -88,7 +88,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DenseOutput:
-    """A dense output on the target grid.
+    """A dense output on the target grid. In memory the first spatial axis runs fastest, as in NIfTI and DICOM.
 
     Args:
         array: ``(1, *target)`` uint8 label values where the output has labels, else ``(C, *target)`` float32 values.

@@ -117,6 +117,10 @@ def lay_windows(plan: Plan, shape: Sequence[int], stride: int, slab_axis: int, h
     inside = _voxels_inside(region, valid, low, high)
     touched = inside if halo == 0 else _voxels_inside(region, valid, low - halo, high + halo)
     runs = touched > 0
+    if not inside.any():
+        raise ValueError(
+            f"None of the {len(starts)} windows of Plan.starts holds a voxel of the region that can be answered for."
+        )
     volume = float(np.prod(valid))
     return Layout(
         window=plan.window,

@@ -171,6 +171,23 @@ def test_a_two_dimensional_image_is_restored_as_a_grid_with_one_slice():
     assert np.abs(out - expected)[:, held].max() < 1e-5
 
 
+def test_a_two_dimensional_target_may_be_turned():
+    grid = Geometry.from_parts((40, 32, 1), (1.5, 1.5, 1.0))
+    affine = np.eye(4)
+    affine[:2, :2] = np.array([[0.8, -0.6], [0.6, 0.8]])
+    affine[:2, 3] = (14.0, 2.0)
+    target = Geometry((30, 26, 1), affine)
+    net, image = DenseNet(2), smooth_image((40, 32))
+    raw = run(net, image, Plan(window=(16, 16), grid=grid)).dense["values"].array
+    out = run(net, image, Plan(window=(16, 16), grid=grid, target=target)).dense["values"].array
+    index = np.stack(np.meshgrid(np.arange(30), np.arange(26), indexing="ij"))
+    at = (np.einsum("de,eij->dij", affine[:2, :2], index) + affine[:2, 3].reshape(2, 1, 1)) / 1.5
+    held = ((at >= -0.5) & (at <= np.array([39.5, 31.5]).reshape(2, 1, 1))).all(0)
+    expected = np.stack([ndimage.map_coordinates(c, at, order=1, mode="nearest") for c in raw])
+    assert held.mean() > 0.5
+    assert np.abs(out - expected)[:, held].max() < 5e-3
+
+
 def test_rows_and_columns_may_be_swapped_in_two_dimensions():
     grid = Geometry.from_parts((16, 24, 1), (1, 1, 1))
     swapped = Geometry((24, 16, 1), np.array([[0.0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]))

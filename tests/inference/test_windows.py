@@ -92,6 +92,13 @@ def test_an_empty_region_means_the_whole_image_and_says_so():
     assert layout.region_share == 1.0
 
 
+def test_given_windows_that_miss_the_region_are_refused():
+    region = torch.zeros(16, 16, dtype=torch.bool)
+    region[8:] = True
+    with pytest.raises(ValueError, match=r"None of the 1 windows of Plan.starts"):
+        lay_windows(Plan(window=(8, 8), starts=((0, 0),), region=region), (16, 16), 4, 1, 0)
+
+
 @pytest.mark.parametrize(
     ("plan", "shape", "words"),
     [

@@ -1,0 +1,1 @@
+"""Measurements of mtnet against its named peers; run as ``python -m benchmarks.<name>``."""

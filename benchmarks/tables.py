@@ -1,0 +1,69 @@
+"""``RESULTS.md`` from the result files: numbers are never typed by hand."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent
+RESULTS = FOLDER / "results"
+
+_METHOD = """\
+# Measured results
+
+Written by `make bench` from `benchmarks/results/*.json`; do not edit.
+
+## Window engine against MONAI's `SlidingWindowInferer`
+
+- The network is the chest-CT system's `compact` one with random weights, in float32; the windows are the same, Gaussian
+  importance. *One head*: the network with its segmentation output only. *Four heads*: the same full forward for both;
+  for MONAI through a wrapper that drops what it cannot blend (boxes, image-level answers). Both end in a label map;
+  mtnet with four heads also gives the reconstruction, the boxes and the image-level answers.
+- Time: all contenders in one process, in turns, after one run each that does not count. The ratio is of medians. The
+  range is of the ratios within single rounds: where it holds 1, the rounds do not agree on which is faster and **no
+  claim** is made. On a machine that has other work, the processor's own seconds are the steadier measure; their ratio
+  is given too.
+- Memory: resident memory sampled every 5 ms, peak over what is resident before the run, each contender in a fresh
+  process after one window, median of three. Image, accumulators, activations and results are in it, the weights not.
+"""
+
+
+def write_tables() -> None:
+    """Rewrite ``RESULTS.md`` from all result files."""
+    parts = [_METHOD]
+    for file in sorted(RESULTS.glob("engine--*.json")):
+        parts.append(_engine_table(json.loads(file.read_text())))
+    (FOLDER / "RESULTS.md").write_text("\n".join(parts))
+
+
+def _engine_table(result: dict[str, Any]) -> str:
+    machine = result["machine"]
+    size, window = (" × ".join(map(str, result[name])) for name in ("size", "window"))
+    lines = [
+        f"### {machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB",
+        "",
+        f"torch {machine['torch']} with {machine['threads']} threads, MONAI {machine['monai']}, Python "
+        f"{machine['python']}, {machine['system']}; {machine['date']}, load before {machine['load_before']}. Image "
+        f"{size}, window {window}, overlap {result['overlap']}, batch {result['batch']}, "
+        f"{len(result['seconds']['mtnet_one'])} rounds.",
+        "",
+        "| | MONAI, s | mtnet, s | ratio (rounds) | ratio of CPU seconds (rounds) | MONAI, MiB | mtnet, MiB | ratio |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for title, key, suffix in (("one head", "one_head", "one"), ("four heads", "four_heads", "four")):
+        monai, ours = (statistics.median(result["seconds"][f"{who}_{suffix}"]) for who in ("monai", "mtnet"))
+        peaks = result["peak_over_base_bytes"]
+        taken, our_taken = (statistics.median(peaks[f"{who}_{suffix}"]) / 2**20 for who in ("monai", "mtnet"))
+        lines.append(
+            f"| {title} | {monai:.2f} | {ours:.2f} | {_ratio(result[key])} | {_ratio(result[f'{key}_cpu'])} "
+            f"| {taken:.0f} | {our_taken:.0f} | {our_taken / taken:.2f} |"
+        )
+    return "\n".join([*lines, ""])
+
+
+def _ratio(compared: dict[str, float]) -> str:
+    low, high = compared["lowest_round"], compared["highest_round"]
+    text = f"{compared['ratio_of_medians']:.3f} ({low:.3f} to {high:.3f})"
+    return f"{text}, no claim" if low <= 1.0 <= high else text
