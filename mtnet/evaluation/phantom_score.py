@@ -1,4 +1,4 @@
-"""How a bundle finds nodules in drawn chests, beside a plain threshold: ``python -m mtnet.evaluation.phantom_score``."""
+"""``python -m mtnet.evaluation.phantom_score``: a bundle on drawn chests, beside a plain intensity threshold."""
 
 from __future__ import annotations
 

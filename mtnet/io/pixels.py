@@ -215,8 +215,9 @@ def _check_inflated(stream: IO[bytes], instance: Instance, limits: Limits) -> No
     stream.seek(144 + int(struct.unpack("<I", start[140:])[0]))
     engine, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
     allowed = limits.header_bytes + (instance.rows or 0) * (instance.columns or 0) * 4
-    while pending := stream.read(1 << 16):
-        while pending:
+    # After the end of the stream a padding byte may follow, which the engine never takes.
+    while not engine.eof and (pending := stream.read(1 << 16)):
+        while pending and not engine.eof:
             total += len(engine.decompress(pending, 1 << 20))
             pending = engine.unconsumed_tail
             if total > allowed:

@@ -129,8 +129,15 @@ def network(
         branches["classification"] = Branch(deepest, classes)
     if "reconstruction" in tasks:
         redraw = ReconstructionDecoder(spatial_dims, *levels, channels=widths.redraw[-blocks:], norm=norm)
+        low, high = HU_WINDOW
         image = ReconstructionHead(
-            spatial_dims, redraw.channels, redraw.strides, output=RECONSTRUCTION, dropout=dropout
+            spatial_dims,
+            redraw.channels,
+            redraw.strides,
+            output=RECONSTRUCTION,
+            dropout=dropout,
+            scale=high - low,
+            offset=low,
         )
         branches["reconstruction"] = Branch(redraw, image)
     return MultiTaskNet(trunk, branches, neck=neck if "detection" in tasks else None, outputs=outputs, layout=layout)
@@ -225,7 +232,7 @@ def loss(weights: Mapping[str, float] | None = None, spatial_dims: int = 3) -> M
             SEGMENTATION.name: SegmentationLoss(),
             DETECTION.name: DenseDetectionLoss(DETECTION, spatial_dims),
             CLASSIFICATION.name: BagClassificationLoss(),
-            RECONSTRUCTION.name: MaskedL1Loss(),
+            RECONSTRUCTION.name: MaskedL1Loss(unit=HU_WINDOW[1] - HU_WINDOW[0]),
         },
         weights,
     )

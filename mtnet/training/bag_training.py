@@ -10,6 +10,7 @@ from monai.inferers import Inferer
 from torch import Tensor, nn
 
 from mtnet.losses import MultiTaskLoss
+from mtnet.systems.chest_ct import HU_WINDOW
 
 
 def one_bag(items: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -22,18 +23,19 @@ def one_bag(items: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
 def prepare_bag(
     batch: Mapping[str, Any], device: str | torch.device | None = None, non_blocking: bool = False, **_: Any
 ) -> tuple[Tensor, dict[str, Any]]:
-    """Image ``(P, 1, *S)`` and targets by output name, on ``device``; the image is its own reconstruction target."""
+    """Image ``(P, 1, *S)`` and targets by output name, on ``device``; the image in HU is the reconstruction's target."""
 
     def move(tensor: Tensor) -> Tensor:
         return tensor.to(device=device, non_blocking=non_blocking)
 
     image = move(batch["image"])
     label = batch["label"]
+    low, high = HU_WINDOW
     return image, {
         "pred": move(label["mask"]),
         "lesions": [{name: move(value) for name, value in boxes.items()} for boxes in label["boxes"]],
         "classification": move(label["classes"]),
-        "reconstruction": image,
+        "reconstruction": image * (high - low) + low,
     }
 
 

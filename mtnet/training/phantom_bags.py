@@ -27,7 +27,7 @@ NATIVE_GRIDS_MM = (
     (1.5, 1.5, 1.5),
     (1.5, 1.5, 1.5),
     (1.2, 1.2, 2.5),
-    (1.0, 1.0, 5.0),
+    (1.1, 1.1, 5.0),
 )
 """Voxel sizes that chests are drawn on: thin slices, and thick ones as many hospitals keep them."""
 

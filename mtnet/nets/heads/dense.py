@@ -92,6 +92,8 @@ class ReconstructionHead(_DenseHead):
         kernel_size: odd edge of the convolution in voxels.
         dropout: probability with which a channel is dropped before it.
         output: the whole specification, in place of ``name``, ``units`` and ``background``.
+        scale, offset: the answer is ``offset + scale * convolution`` in float32: what brings values that preprocessing
+            mapped to 0..1 back to the units of the output.
 
     Raises:
         ValueError: ``output`` is not dense, or its stride is not among ``strides_in``.
@@ -109,7 +111,16 @@ class ReconstructionHead(_DenseHead):
         kernel_size: int = 3,
         dropout: float = 0.0,
         output: OutputSpec | None = None,
+        scale: float = 1.0,
+        offset: float = 0.0,
     ) -> None:
         if output is None:
             output = OutputSpec(name, "dense", strides=(strides_in[0],), background=background, units=units)
         super().__init__(spatial_dims, channels_in, strides_in, output=output, kernel_size=kernel_size, dropout=dropout)
+        self.scale = scale
+        self.offset = offset
+
+    def forward(self, levels: list[Tensor]) -> dict[str, Tensor]:
+        """Answer: ``[(B, C, *S/stride), ...] -> {name: (B, channels, *S/stride)}`` in the output's units."""
+        drawn = self.conv(self.dropout(levels[self.level])).float()
+        return {self.name: drawn * self.scale + self.offset}
