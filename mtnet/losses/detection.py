@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mtnet.detection import Assignment, Candidates, atss, cell_centres, decode, paired_overlap, simota
+from mtnet.detection import Assignment, Candidates, atss, cell_centres, decode, encode_offsets, paired_overlap, simota
 from mtnet.losses.boxes import BOX_LOSS_KINDS, BoxLossKind, box_loss
 from mtnet.losses.quality_focal import quality_focal
 from mtnet.structures import LesionChannel, OutputSpec
 
 Assigner = Literal["simota", "atss"]
 Confidence = Literal["quality_focal", "bce"]
+ClassTarget = Literal["iou", "one"]
 UNKNOWN = -1.0
 """Target of a per-lesion channel that nobody knows for this lesion."""
 
@@ -44,6 +45,11 @@ class DenseDetectionLoss(nn.Module):
         assigner: ``simota`` or ``atss``.
         box: kind of box loss.
         confidence: form of the class and quality terms.
+        class_target: what the class of a positive cell is to reach: ``iou`` of its box with the object, or ``one``.
+            In 3D the IoU of a good box is low (0.73 where every side is 10 % too long), and as a target it teaches
+            little as long as boxes are poor.
+        offset_l1: also learn the coded offsets by smooth L1, as the term ``offset`` (YOLOX's extra L1 term); its
+            gradient does not fade for boxes that are far off, as that of an overlap does.
         term_weights: factor of a term by its name, 1 where not given. The box term has 2 by default, as in GFL
             (arXiv 2006.04388); YOLOX has 5 with ``iou_squared`` and ``bce``.
         anchor_scale: side of ATSS's anchors in strides.
@@ -60,6 +66,8 @@ class DenseDetectionLoss(nn.Module):
         *,
         box: BoxLossKind = "giou",
         confidence: Confidence = "quality_focal",
+        class_target: ClassTarget = "iou",
+        offset_l1: bool = False,
         term_weights: Mapping[str, float] | None = None,
         anchor_scale: float = 8.0,
     ) -> None:
@@ -72,6 +80,7 @@ class DenseDetectionLoss(nn.Module):
             ("assigner", assigner, get_args(Assigner)),
             ("box", box, BOX_LOSS_KINDS),
             ("confidence", confidence, get_args(Confidence)),
+            ("class_target", class_target, get_args(ClassTarget)),
         ):
             if value not in allowed:
                 raise ValueError(f"{name} is {value!r}; expected one of {', '.join(allowed)}.")
@@ -82,8 +91,11 @@ class DenseDetectionLoss(nn.Module):
         self.assigner = assigner
         self.box = box
         self.confidence = confidence
+        self.class_target = class_target
+        self.offset_l1 = offset_l1
         self.anchor_scale = anchor_scale
-        self.term_names = ("box", "class", "quality", *(channel.name for channel in spec.lesion_channels))
+        lesion_terms = (channel.name for channel in spec.lesion_channels)
+        self.term_names = ("box", *(("offset",) if offset_l1 else ()), "class", "quality", *lesion_terms)
         for channel in spec.lesion_channels:
             if channel.labels and channel.activation == "none":
                 raise ValueError(
@@ -120,6 +132,7 @@ class DenseDetectionLoss(nn.Module):
         matched = torch.zeros_like(quality_target)
         predicted: list[Candidates] = []
         objects: list[dict[str, Tensor]] = []
+        places: list[tuple[Tensor, Tensor]] = []
         for item, target in enumerate(targets):
             if target is None:
                 continue
@@ -129,11 +142,12 @@ class DenseDetectionLoss(nn.Module):
             cells = assignment.positive
             own = {name: value[assignment.object_of_cell[cells]] for name, value in truth.items()}
             iou = paired_overlap(candidates.box_index[item, cells].detach(), own["box_index"])
-            class_target[item, cells, own["label"]] = iou
+            class_target[item, cells, own["label"]] = iou if self.class_target == "iou" else 1.0
             quality_target[item, cells] = iou
             matched[item, cells] = 1.0
             predicted.append(candidates[item][cells])
             objects.append(own)
+            places.append((centres[cells], strides[cells, None]))
         # Zero, but tied to every channel: an answer that teaches nothing still gives all parameters a gradient.
         nothing = torch.stack([tensors[name].float().sum() * 0 for name in self.spec.tensor_names]).sum()
         terms = dict.fromkeys(self.term_names, nothing)
@@ -144,6 +158,10 @@ class DenseDetectionLoss(nn.Module):
             by_class, by_quality = self._confidence(candidates, class_target, quality_target)
             over_class = marked if self.confidence == "quality_focal" else matched
             terms["box"] = nothing + box_loss(positive.box_index, own["box_index"], self.box).sum() / n_positive
+            if self.offset_l1:
+                centre, stride = (torch.cat(parts) for parts in zip(*places, strict=True))
+                coded, wanted = (encode_offsets(box, centre, stride) for box in (positive.box_index, own["box_index"]))
+                terms["offset"] = nothing + F.smooth_l1_loss(coded, wanted, reduction="sum") / n_positive
             terms["class"] = nothing + (by_class * over_class[..., None]).sum() / n_positive
             terms["quality"] = nothing + (by_quality * marked).sum() / n_positive
             first = 0

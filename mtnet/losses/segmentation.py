@@ -19,9 +19,13 @@ class SegmentationLoss(nn.Module):
         self.dice = GeneralizedDiceLoss(over_batch=True)
 
     def forward(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """The two terms of ``logits`` ``(B, C, *S)`` against class numbers ``(B, *S)``; a negative one is unknown."""
+        """The two terms of ``logits`` ``(B, C, *S)`` against class numbers ``(B, *S)``; a negative one is unknown.
+
+        Where no voxel is known both are 0, with a zero gradient.
+        """
         known = target.clamp_min(-1)
-        return {
-            "dice": self.dice(logits, known),
-            "cross_entropy": F.cross_entropy(logits.float(), known, ignore_index=-1),
-        }
+        dice = self.dice(logits, known)
+        # The mean over no voxel is not a number.
+        nothing = not bool((known >= 0).any())
+        entropy = logits.float().sum() * 0 if nothing else F.cross_entropy(logits.float(), known, ignore_index=-1)
+        return {"dice": dice, "cross_entropy": entropy}

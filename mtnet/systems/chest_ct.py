@@ -230,7 +230,7 @@ def loss(weights: Mapping[str, float] | None = None, spatial_dims: int = 3) -> M
     return MultiTaskLoss(
         {
             SEGMENTATION.name: SegmentationLoss(),
-            DETECTION.name: DenseDetectionLoss(DETECTION, spatial_dims),
+            DETECTION.name: DenseDetectionLoss(DETECTION, spatial_dims, class_target="one", offset_l1=True),
             CLASSIFICATION.name: BagClassificationLoss(),
             RECONSTRUCTION.name: MaskedL1Loss(unit=HU_WINDOW[1] - HU_WINDOW[0]),
         },
