@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mtnet.io.scan import scan
-from mtnet.predictor import Predictor, Progress, ReadOptions
-from mtnet.results import Written, write_results
+from mtnet.predictor import Case, Predictor, Progress, ReadOptions
+from mtnet.results import Written, clear_results, write_results
 from mtnet.structures import RefusedError, ReportLine, Study
 
 
@@ -31,25 +31,53 @@ def answer_studies(
     """Answer every study under ``path``, one after the other, as each is asked for.
 
     One study is written to ``out``; several to ``out/1``, ``out/2``... in the order of the scan. A study that is
-    refused does not keep the others from being answered.
+    refused does not keep the others from being answered; results of an earlier run are removed from its folder, so
+    that nobody takes them for its own.
 
     Raises:
         FileNotFoundError: there is nothing at ``path``.
         RefusedError: nothing there is a study.
+        ValueError: ``out`` is a file, or lies in the input.
     """
+    check_out(path, out)
     options = options or ReadOptions()
     studies = scan(path, options.limits)
     if options.series_uid is not None:
         studies = _with_series(studies, options.series_uid)
     for number, study in enumerate(studies, 1):
         folder = out if len(studies) == 1 else out / str(number)
-        try:
-            case = predictor.read_study(study, options)
-        except RefusedError as refused:
-            yield StudyOutcome(folder, None, refused.lines)
+        case = _read(predictor, study, options)
+        if not isinstance(case, Case):
+            clear_results(folder)
+            yield StudyOutcome(folder, None, case)
             continue
         findings = predictor.finish(case, predictor.infer(case, progress))
         yield StudyOutcome(folder, write_results(findings, case.volume, folder, meter=case.meter))
+
+
+def check_out(path: Path, out: Path) -> None:
+    """Refuse a place for results that a later run could not use or would read as input.
+
+    Raises:
+        ValueError: ``out`` is a file, or is the folder ``path`` or lies in it.
+    """
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; give a folder to write the results to.")
+    if path.is_dir() and out.resolve().is_relative_to(path.resolve()):
+        raise ValueError(
+            f"OUT ({out}) lies in the input ({path}): a later run would read its own results. Give a folder elsewhere."
+        )
+
+
+def _read(predictor: Predictor, study: Study, options: ReadOptions) -> Case | tuple[ReportLine, ...]:
+    """One study, or the lines that refuse it."""
+    try:
+        return predictor.read_study(study, options)
+    except RefusedError as refused:
+        return refused.lines
+    except (ValueError, MemoryError) as error:
+        reason = "There is not enough memory for it." if isinstance(error, MemoryError) else str(error)
+        return (ReportLine("cannot_be_assembled", "refused", f"The volume cannot be assembled: {reason}"),)
 
 
 def _with_series(studies: tuple[Study, ...], series_uid: str) -> tuple[Study, ...]:

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mtnet.cli.terminal import plain
+
 if TYPE_CHECKING:
     from mtnet.structures.report import ReportLine
     from mtnet.structures.study import Series, Stack, Study
@@ -78,8 +80,7 @@ def run(args: argparse.Namespace) -> int:
         written += done
         entries.append(entry)
         for text in _text(entry):
-            # File names come from outside: control characters must not reach the terminal.
-            print("".join(character if character.isprintable() else "?" for character in text))
+            print(plain(text))
     findings = [(study.study_instance_uid, item) for study in studies for item in study.report]
     _write_json(args.out / SUMMARY, _summary(mode, entries, findings, ()))
     print(f"{written} of {len(entries)} written to {args.out}.")

@@ -25,7 +25,7 @@ def add_parser(commands: Any) -> None:
         description="Answer every study under PATH in one pass of the network and write the results to OUT "
         "(several studies: OUT/1, OUT/2...): findings.json, NIfTI, DICOM SEG, overlay.png.",
         epilog="Example: mtnet infer STUDY OUT --bundle chest_ct_multitask. "
-        "Exit codes: 0 all answered, 1 some or all refused, 2 wrong usage.",
+        "Exit codes: 0 all answered, 1 some or all refused, 2 wrong usage, 3 failed unexpectedly.",
     )
     parser.add_argument("path", type=Path, metavar="PATH", help="DICOM folder, zip or file; NIfTI, NRRD or MetaImage")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder for the results, made where it is missing")
@@ -45,10 +45,11 @@ def run(args: argparse.Namespace) -> int:
     """Answer the studies and print a table of what was found."""
     from mtnet.bundle import find_bundle
     from mtnet.predictor import Predictor, ReadOptions
-    from mtnet.study_folder import answer_studies
+    from mtnet.study_folder import answer_studies, check_out
 
     if not args.path.exists():
         raise FileNotFoundError(f"{args.path} does not exist; give a DICOM folder, zip or file, or an image file.")
+    check_out(args.path, args.out)
     predictor = Predictor.from_bundle(
         find_bundle(args.bundle),
         device=args.device,

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-from importlib import metadata
 from typing import Any
 
 PACKAGES = (
@@ -26,7 +23,7 @@ PACKAGES = (
 )
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(commands: Any) -> None:
     """Add ``mtnet info`` to the command line."""
     parser = commands.add_parser(
         "info", help="versions, devices and bundles", description="Versions, devices and bundles. Example: mtnet info"
@@ -37,6 +34,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(args: argparse.Namespace) -> int:
     """Print the account."""
+    import json
+
     account = collect()
     if args.json:
         print(json.dumps(account, indent=2))
@@ -54,9 +53,13 @@ def run(args: argparse.Namespace) -> int:
 
 def collect() -> dict[str, Any]:
     """Versions of mtnet and what it stands on, the devices that torch sees, and the bundles that ``--bundle`` finds."""
+    import platform
+    from importlib import metadata
+
     import torch
 
     from mtnet.bundle import list_bundles
+    from mtnet.inference.precision import fast_precision
 
     packages: dict[str, str | None] = {}
     for name in PACKAGES:
@@ -64,7 +67,6 @@ def collect() -> dict[str, Any]:
             packages[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             packages[name] = None
-    from mtnet.inference.precision import fast_precision
 
     devices = [
         {

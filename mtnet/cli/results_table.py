@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from mtnet.cli.terminal import plain
+
 if TYPE_CHECKING:
     from mtnet.structures import Findings, Lesion
     from mtnet.study_folder import StudyOutcome
@@ -17,14 +19,14 @@ def print_outcome(outcome: StudyOutcome) -> None:
     if outcome.written is None:
         for line in outcome.refusal:
             where = f" [{line.where}]" if line.where else ""
-            print(f"refused: {line.message}{where} ({line.code})", file=sys.stderr)
+            print(plain(f"refused: {line.message}{where} ({line.code})"), file=sys.stderr)
         return
     findings = outcome.written.findings
     for choice in findings.source.choices:
-        print(f"series {_short(choice.series_instance_uid)}: {choice.reason}")
+        print(plain(f"series {_short(choice.series_instance_uid)}: {choice.reason}"))
     for line in findings.report:
         if line.severity != "note":
-            print(f"{line.severity}: {line.message} ({line.code})")
+            print(plain(f"{line.severity}: {line.message} ({line.code})"))
     print()
     rows = [_HEAD, *(_row(lesion) for lesion in findings.lesions)]
     widths = [max(len(row[n]) for row in rows) for n in range(len(_HEAD))]

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mtnet.cli.terminal import plain
+
 if TYPE_CHECKING:
     from mtnet.structures.report import ReportLine
     from mtnet.structures.study import Series, Study
@@ -105,7 +107,7 @@ def _line_json(item: ReportLine) -> dict[str, str]:
 
 def _study_text(number: int, study: Study, descriptions: bool) -> Iterator[str]:
     name = f"image file {study.image_path.name}" if study.image_path else study.study_instance_uid
-    yield f"Study {number}: {_plain(name)}"
+    yield f"Study {number}: {plain(name)}"
     yield from _finding_text(study.report, "  ")
     if not study.series:
         return
@@ -114,9 +116,9 @@ def _study_text(number: int, study: Study, descriptions: bool) -> Iterator[str]:
     yield _aligned(rows[0], widths)
     for series, row in zip(study.series, rows[1:], strict=True):
         yield _aligned(row, widths)
-        yield f"      {_plain(series.series_instance_uid)}"
+        yield f"      {plain(series.series_instance_uid)}"
         if descriptions and series.description:
-            yield f"      {_plain(series.description)}"
+            yield f"      {plain(series.description)}"
         yield from _finding_text(_findings(series), "      ")
     yield ""
 
@@ -132,7 +134,7 @@ def _row(series: Series) -> tuple[str, ...]:
         spacing if any(series.spacing_mm) else "-",
         str(len(series.instances)),
     )
-    return tuple(_plain(value) for value in values)
+    return tuple(plain(value) for value in values)
 
 
 def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
@@ -141,10 +143,5 @@ def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
 
 def _finding_text(lines: Iterable[ReportLine], indent: str) -> Iterator[str]:
     for item in lines:
-        where = f" [{_plain(item.where)}]" if item.where else ""
-        yield f"{indent}{item.severity}: {_plain(item.message)}{where} ({item.code})"
-
-
-def _plain(text: str) -> str:
-    """Text from a file as it is safe on a terminal: control characters become question marks."""
-    return "".join(character if character.isprintable() else "?" for character in text)
+        where = f" [{plain(item.where)}]" if item.where else ""
+        yield f"{indent}{item.severity}: {plain(item.message)}{where} ({item.code})"

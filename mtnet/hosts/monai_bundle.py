@@ -2,18 +2,67 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from mtnet.bundle import Bundle
+from mtnet.bundle import Bundle, BundleError, find_bundle
 from mtnet.predictor import Predictor, Transform
-from mtnet.results import Written
-from mtnet.structures import RefusedError
+from mtnet.structures import ModelInfo, RefusedError, ReportLine
 from mtnet.study_folder import answer_studies
 
 if TYPE_CHECKING:
+    from ignite.engine import Engine
+
     from mtnet.inference import MultiTaskInferer
     from mtnet.nets import MultiTaskNet
+
+
+def bundle_root(name: str) -> str:
+    """The bundle that MONAI is running, wherever it was started from.
+
+    MONAI tells a config nothing of where it lies, but puts the bundle's folder in front of Python's search path before
+    it runs one (``ConfigWorkflow.run``). Where only single parts of a config are asked for, the bundle is looked for
+    by its name as ``--bundle`` does; a host that knows better overrides the config's ``bundle_root``.
+
+    Returns:
+        its folder; the name itself where there is none, so that parts that need no file can still be built.
+    """
+    for place in sys.path:
+        if _is_bundle(Path(place), name):
+            return place
+    try:
+        return str(find_bundle(name))
+    except BundleError:
+        return name
+
+
+class BundleWeights:
+    """Handler for MONAI's evaluator: loads and checks the bundle's weights when it starts.
+
+    Args:
+        bundle_root: the bundle.
+        network: that the evaluator runs.
+    """
+
+    def __init__(self, bundle_root: str, network: MultiTaskNet) -> None:
+        self.bundle_root = Path(bundle_root)
+        self.network = network
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to an evaluator."""
+        from ignite.engine import Events
+
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Load them.
+
+        Raises:
+            BundleError: there is no such bundle, or its weights are missing or not its own.
+            ValueError: the weights do not fit the network.
+        """
+        _load_weights(self.network, Bundle.read(self.bundle_root))
 
 
 class StudyRun:
@@ -23,6 +72,10 @@ class StudyRun:
         bundle_root: the bundle; its weights are loaded and checked.
         network, preprocessing, inferer: as the config made them, overrides included.
         device: where to run.
+
+    Raises:
+        BundleError: there is no such bundle, or its weights are missing or not its own.
+        ValueError: the weights do not fit the network.
     """
 
     def __init__(
@@ -33,21 +86,35 @@ class StudyRun:
         inferer: MultiTaskInferer,
         device: str = "cpu",
     ) -> None:
-        from mtnet.nets import load_state
-
-        bundle = Bundle.read(Path(bundle_root))
-        model = bundle.model_info()
-        load_state(network, bundle.weights)
+        model = _load_weights(network, Bundle.read(Path(bundle_root)))
         self.predictor = Predictor(network, preprocessing, inferer, model, device)
 
-    def __call__(self, dataset_dir: str, output_dir: str, **_: Any) -> list[Written]:
-        """Answer what lies under ``dataset_dir`` into ``output_dir``.
+    def __call__(self, dataset_dir: str, output_dir: str) -> list[Path]:
+        """Answer what lies under ``dataset_dir`` into ``output_dir`` and return the files that were written.
 
         Raises:
             RefusedError: a study was refused; what others gave has been written.
         """
-        outcomes = list(answer_studies(self.predictor, Path(dataset_dir), Path(output_dir)))
-        refusals = [line for outcome in outcomes for line in outcome.refusal]
+        files: list[Path] = []
+        refusals: list[ReportLine] = []
+        for outcome in answer_studies(self.predictor, Path(dataset_dir), Path(output_dir)):
+            files.extend(outcome.written.files if outcome.written else ())
+            refusals.extend(outcome.refusal)
         if refusals:
             raise RefusedError(refusals)
-        return [outcome.written for outcome in outcomes if outcome.written]
+        return files
+
+
+def _load_weights(network: MultiTaskNet, bundle: Bundle) -> ModelInfo:
+    from mtnet.nets import load_state
+
+    model = bundle.model_info()
+    load_state(network, bundle.weights)
+    return model
+
+
+def _is_bundle(folder: Path, name: str) -> bool:
+    try:
+        return bool(Bundle.read(folder).metadata["name"] == name)
+    except (BundleError, OSError):
+        return False

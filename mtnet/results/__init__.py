@@ -2,7 +2,7 @@
 
 from mtnet.results.dicom_seg import SegOutcome, write_dicom_seg
 from mtnet.results.findings_json import findings_to_dict, read_findings_json, write_findings_json
-from mtnet.results.folder import RESULT_FILES, Written, write_results
+from mtnet.results.folder import RESULT_FILES, Written, clear_results, write_results
 from mtnet.results.nifti import write_lesions_nifti, write_reconstruction_nifti, write_segmentation_nifti
 from mtnet.results.overlay import write_overlay
 
@@ -10,6 +10,7 @@ __all__ = [
     "RESULT_FILES",
     "SegOutcome",
     "Written",
+    "clear_results",
     "findings_to_dict",
     "read_findings_json",
     "write_dicom_seg",

@@ -83,7 +83,7 @@ def write_results(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _clear(folder)
+    clear_results(folder)
     with nullcontext() if meter is None else meter.stage("write"):
         findings, files, outcome = _write_all_but_last(findings, volume, folder, dicom_seg=dicom_seg, overlay=overlay)
     if meter is not None:
@@ -120,8 +120,13 @@ def _write_all_but_last(
     return findings, files, outcome
 
 
-def _clear(folder: Path) -> None:
-    """Remove results of ours, ``findings.json`` first, and temporary files that a killed run left."""
+def clear_results(folder: Path) -> None:
+    """Remove what a run wrote there, ``findings.json`` first, and temporary files that a killed run left.
+
+    Other files are left alone; nothing is done where there is no such folder.
+    """
+    if not folder.is_dir():
+        return
     for name in RESULT_FILES:
         (folder / name).unlink(missing_ok=True)
     parts = (name.partition(".") for name in RESULT_FILES)
