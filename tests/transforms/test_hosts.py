@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from monai.transforms import AsDiscreted, Compose, MapTransform
+
+from mtnet.systems.chest_ct import postprocessing
+from mtnet.transforms import ResultJsond, SplitOutputsd
+
+
+def test_answers_are_spread_and_the_main_one_stays_pred():
+    answers = {"pred": torch.zeros(2, 4), "lesions": torch.ones(1, 9), "classification": torch.ones(2)}
+    given = {"image": "kept", "pred": answers}
+    spread = SplitOutputsd()(given)
+    assert set(spread) == {"image", "pred", "pred_lesions", "pred_classification"}
+    assert spread["pred"] is answers["pred"] and spread["pred_lesions"] is answers["lesions"]
+    assert given["pred"] is answers
+
+
+def test_another_output_can_be_the_main_one():
+    spread = SplitOutputsd(main="lesions")({"pred": {"pred": 1, "lesions": 2}})
+    assert spread == {"pred": 2, "pred_pred": 1}
+
+
+def test_a_plain_tensor_stays_as_it_is():
+    tensor = torch.zeros(3)
+    assert SplitOutputsd()({"pred": tensor})["pred"] is tensor
+
+
+def test_a_missing_key_is_an_error_unless_it_is_allowed():
+    with pytest.raises(KeyError):
+        SplitOutputsd()({"image": 1})
+    assert SplitOutputsd(allow_missing_keys=True)({"image": 1}) == {"image": 1}
+
+
+def test_the_result_is_json_and_keeps_what_was_there():
+    before = {"latency": 1.5}
+    data = {
+        "result": before,
+        "boxes": torch.tensor([[1.0, 2.5]]),
+        "meta": MetaTensor(torch.tensor([0.5])),
+        "array": np.array([[1, 2]]),
+        "number": np.float32(0.25),
+        "text": "nodule",
+    }
+    told = ResultJsond(keys=["boxes", "meta", "array", "number", "text", "absent"], allow_missing_keys=True)(data)
+    assert json.loads(json.dumps(told["result"])) == {
+        "latency": 1.5,
+        "boxes": [[1.0, 2.5]],
+        "meta": [0.5],
+        "array": [[1, 2]],
+        "number": 0.25,
+        "text": "nodule",
+    }
+    assert before == {"latency": 1.5} and torch.is_tensor(told["boxes"])
+
+
+def test_hosts_that_look_at_the_first_transform_see_one_for_dicts():
+    assert isinstance(postprocessing().transforms[0], MapTransform)
+
+
+def test_the_chest_systems_postprocessing_gives_one_label_map_and_json():
+    logits = MetaTensor(torch.stack([torch.zeros(2, 2, 2), torch.tensor([[[1.0, -1.0]] * 2] * 2)]))
+    answers = {"pred": logits, "lesions": torch.ones(1, 14), "classification": torch.tensor([0.9, 0.1])}
+    done = postprocessing()({"pred": answers})
+    assert done["pred"].shape == (1, 2, 2, 2)
+    assert done["pred"][0].tolist() == [[[1.0, 0.0]] * 2] * 2
+    result = json.loads(json.dumps(done["result"]))
+    assert result["pred_lesions"] == [[1.0] * 14]
+    assert result["pred_classification"] == pytest.approx([0.9, 0.1])
+
+
+def test_a_chain_without_lesions_still_works():
+    chain = Compose([SplitOutputsd(), AsDiscreted(keys="pred", argmax=True), ResultJsond("pred_x", True)])
+    assert chain({"pred": {"pred": torch.zeros(2, 3, 3)}})["result"] == {}
