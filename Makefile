@@ -47,7 +47,7 @@ layers: env
 	@$(VENV)/bin/lint-imports
 
 unit: env judges
-	@$(PY) -m pytest -n 2 --dist loadgroup
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadgroup
 
 test: lint types layers unit
 
@@ -55,7 +55,7 @@ check: env
 	@$(PY) -m pytest -m "not slow and not study"
 
 soak: env judges
-	@$(PY) -m pytest -m "" --run-soak
+	@$(PY) -m pytest --run-soak
 
 bench: env
 	@$(PY) -m benchmarks.engine
