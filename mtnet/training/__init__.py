@@ -2,10 +2,12 @@
 
 from mtnet.training.bag_training import AutocastInferer, TrainerLoss, one_bag, prepare_bag
 from mtnet.training.handlers import LossTermLog, PublishWeights, TrainingState
+from mtnet.training.items import ItemsInOrder
 from mtnet.training.phantom_bags import PhantomBags
 
 __all__ = [
     "AutocastInferer",
+    "ItemsInOrder",
     "LossTermLog",
     "PhantomBags",
     "PublishWeights",

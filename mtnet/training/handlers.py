@@ -15,6 +15,7 @@ from torch import nn
 from mtnet.io.atomic import atomic_path
 from mtnet.nets import save_state
 from mtnet.training.bag_training import TrainerLoss
+from mtnet.training.items import ItemsInOrder
 
 
 class LossTermLog:
@@ -47,14 +48,18 @@ class LossTermLog:
 class TrainingState:
     """Keep network, optimiser, schedule and epoch in one file after every epoch, and go on from it at the start.
 
+    A training that goes on ends with the same weights as one that was never stopped (dropout apart).
+
     Args:
         path: the file; written whole or not at all.
         parts: by name, whatever has ``state_dict`` and ``load_state_dict``.
+        items: the loader's sampler; it begins behind the items that were seen.
     """
 
-    def __init__(self, path: str | Path, parts: Mapping[str, Any]) -> None:
+    def __init__(self, path: str | Path, parts: Mapping[str, Any], items: ItemsInOrder | None = None) -> None:
         self.path = Path(path)
         self.parts = parts
+        self.items = items
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer."""
@@ -69,6 +74,8 @@ class TrainingState:
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
         engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
+        if self.items is not None:
+            self.items.first = state["iteration"]
         engine.logger.info("going on after epoch %d", state["epoch"])
 
     def keep(self, engine: Engine) -> None:
