@@ -125,13 +125,13 @@ class Predictor:
             trust_bundle: hand the config to MONAI's parser, which runs whatever it says.
 
         Raises:
-            BundleError: the bundle is damaged, its weights do not fit, or a task is unknown.
+            BundleError: the bundle is damaged, has no weights or not its own, or a task is unknown.
+            ValueError: the weights do not fit the network, or there is no such device.
         """
-        import torch
-
         from mtnet.inference.precision import fast_precision
         from mtnet.nets import load_state
 
+        where = _device(device)
         bundle = Bundle.read(Path(folder))
         model = bundle.model_info()
         build = _trusted_builder(bundle) if trust_bundle else bundle.build
@@ -141,7 +141,6 @@ class Predictor:
             network = build("network_def")
         load_state(network, bundle.weights)
         inferer = build("inferer")
-        where = _device(device, torch.cuda.is_available())
         if fast:
             inferer.plan = replace(inferer.plan, overlap=FAST_OVERLAP, precision=fast_precision(where))
         return cls(network, build("preprocessing"), inferer, model, where)
@@ -336,11 +335,19 @@ def _specs(branch: Any) -> tuple[OutputSpec, ...]:
     return specs
 
 
-def _device(name: str, cuda: bool) -> str:
+def _device(name: str) -> str:
+    import torch
+
     if name == "auto":
-        return "cuda" if cuda else "cpu"
-    if name.startswith("cuda") and not cuda:
-        raise BundleError(f"device {name}: torch sees no CUDA device here; use --device cpu.")
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device is {name!r}; expected auto, cpu, cuda, cuda:1...") from None
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= count:
+        there = f"{count} CUDA device(s)" if count else "no CUDA device"
+        raise ValueError(f"device is {name!r}, but torch sees {there} here; use --device cpu.")
     return name
 
 
