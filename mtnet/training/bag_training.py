@@ -23,7 +23,7 @@ def one_bag(items: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
 def prepare_bag(
     batch: Mapping[str, Any], device: str | torch.device | None = None, non_blocking: bool = False, **_: Any
 ) -> tuple[Tensor, dict[str, Any]]:
-    """Image ``(P, 1, *S)`` and targets by output name, on ``device``; the image in HU is the reconstruction's target."""
+    """Image ``(P, 1, *S)`` and targets by output name, on ``device``; the image in HU is what is to be redrawn."""
 
     def move(tensor: Tensor) -> Tensor:
         return tensor.to(device=device, non_blocking=non_blocking)

@@ -92,7 +92,7 @@ def test_a_lesion_whose_centre_lies_outside_is_in_the_mask_and_not_among_the_box
     for index in range(len(data)):
         label = data[index]["label"]
         for mask, boxes in zip(label["mask"], label["boxes"], strict=True):
-            parts, count = ndimage.label(mask.numpy())
+            _, count = ndimage.label(mask.numpy())
             found += count - len(boxes["label"])
             if count == 0:
                 assert len(boxes["label"]) == 0
