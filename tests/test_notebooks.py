@@ -1,0 +1,72 @@
+"""Every notebook runs from its first cell to its last, and is stored without what a run leaves behind."""
+
+from __future__ import annotations
+
+import ast
+import base64
+import io
+from pathlib import Path
+
+import nbformat
+import pytest
+from PIL import Image
+
+NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+@pytest.fixture
+def execute(tmp_path, monkeypatch):
+    """Run a notebook in a fresh kernel of the interpreter that runs the tests, and give it back with its outputs."""
+    from ipykernel.kernelspec import write_kernel_spec
+    from nbclient import NotebookClient
+
+    write_kernel_spec(tmp_path / "kernels" / "this-interpreter")
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+
+    def run(path: Path) -> nbformat.NotebookNode:
+        notebook = nbformat.read(path, as_version=4)
+        resources = {"metadata": {"path": str(path.parent)}}
+        NotebookClient(notebook, timeout=500, kernel_name="this-interpreter", resources=resources).execute()
+        return notebook
+
+    return run
+
+
+def texts(notebook: nbformat.NotebookNode, mime: str) -> list[str]:
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return [output["data"][mime] for output in outputs if mime in output.get("data", {})]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_stored_valid_and_without_outputs(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    for cell in notebook.cells:
+        assert not cell.get("outputs") and cell.get("execution_count") is None
+    assert "widgets" not in notebook.metadata
+
+
+@pytest.mark.slow
+def test_the_way_from_a_study_to_its_findings_runs_and_finds_what_was_drawn(execute):
+    (path,) = (path for path in NOTEBOOKS if path.stem == "01_study_to_findings")
+    notebook = execute(path)
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            assert output["output_type"] != "error"
+            assert output.get("name") != "stderr", output["text"]
+
+    summary = ast.literal_eval(notebook.cells[-1].outputs[-1]["data"]["text/plain"])
+    assert summary["drawn"] == 6
+    assert summary["found"] >= 1
+    assert 0 < summary["dice"] <= 1
+
+    tables = texts(notebook, "text/markdown")
+    series = next(table for table in tables if "kernel" in table)
+    assert "B30f" in series and "localizer" in series and "secondary_capture" in series
+    choices = next(table for table in tables if "| why |" in table)
+    assert choices.count("**yes**") == 1 and "kernel" in choices
+
+    (picture,) = texts(notebook, "image/png")
+    assert min(Image.open(io.BytesIO(base64.b64decode(picture))).size) > 400
