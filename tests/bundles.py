@@ -26,11 +26,11 @@ BOX_VOXELS = 9.0
 TOY_MODEL = ModelInfo("toy", "1", "ab" * 32, "nothing", "Apache-2.0")
 
 
-def write_tiny_bundle(folder: Path, seed: int = 0, **options: Any) -> Path:
+def write_tiny_bundle(folder: Path, seed: int = 0, score_bias: float = -1.0, **options: Any) -> Path:
     """A copy of the shipped bundle's configs with random weights and small windows over the whole image.
 
-    The last layers of class and quality are drawn wider, so that random weights find something. ``options`` override
-    top-level values of ``inference.json``.
+    The last layers of class and quality are drawn wider, so that random weights find something: less with a lower
+    ``score_bias``. ``options`` override top-level values of ``inference.json``.
     """
     (folder / "models").mkdir(parents=True)
     shutil.copytree(SHIPPED / "configs", folder / "configs")
@@ -43,7 +43,7 @@ def write_tiny_bundle(folder: Path, seed: int = 0, **options: Any) -> Path:
     for level in network.branches["detection"].head.levels:
         for layer in (level.classes, level.quality):
             nn.init.normal_(layer.weight, std=0.3)
-            nn.init.constant_(layer.bias, -1.0)
+            nn.init.constant_(layer.bias, score_bias)
     save_state(network, bundle.weights)
     metadata = {**bundle.metadata, "weights_sha256": hashlib.sha256(bundle.weights.read_bytes()).hexdigest()}
     (folder / "configs" / "metadata.json").write_text(json.dumps(metadata), encoding="utf-8")

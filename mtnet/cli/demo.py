@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mtnet.phantoms.nodules import DrawnNodule
+    from mtnet.structures import Lesion
 
 SEED = 7
 NODULES = 8
@@ -17,7 +22,8 @@ def add_parser(commands: Any) -> None:
         "demo",
         help="the main job on a drawn study",
         description="Draw a chest CT study with nodules as DICOM (with a localizer and a secondary capture in it), run "
-        "mtnet infer on it and show what was drawn beside what was found.",
+        "mtnet infer on it and show what was drawn beside what was found. A study that an earlier demo drew there is "
+        "drawn anew.",
         epilog="Example: mtnet demo --output out/demo",
     )
     parser.add_argument("--output", type=Path, default=Path("out/demo"), help="folder (default: out/demo)")
@@ -26,7 +32,12 @@ def add_parser(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Draw, write, answer, compare."""
+    """Draw, write, answer, compare.
+
+    Raises:
+        FileExistsError: the place for the study holds something that no demo has drawn.
+        BundleError: there is no such bundle.
+    """
     from mtnet.bundle import find_bundle
     from mtnet.cli.infer import progress_bar
     from mtnet.cli.results_table import print_outcome
@@ -35,30 +46,43 @@ def run(args: argparse.Namespace) -> int:
     from mtnet.predictor import Predictor
     from mtnet.study_folder import answer_studies
 
-    bundle = find_bundle(args.bundle)
-    study = args.output / "study"
+    predictor = Predictor.from_bundle(find_bundle(args.bundle))
+    study, results = args.output / "study", args.output / "results"
     print(f"Drawing a chest CT with {NODULES} nodules and writing it as DICOM to {study} ...")
     phantom = draw_chest(SEED, family="held_out", spacing_mm=SPACING_MM, nodules=NODULES)
+    _remove_drawn(study)
     write_study(phantom, study)
-    predictor = Predictor.from_bundle(bundle)
     with progress_bar() as progress:
-        outcomes = list(answer_studies(predictor, study, args.output / "results", progress=progress))
-    for outcome in outcomes:
-        print_outcome(outcome)
+        (outcome,) = answer_studies(predictor, study, results, progress=progress)
+    print_outcome(outcome)
+    if outcome.written is None:
+        return 1
+    print("\n".join(["", *_comparison(phantom.lesions, outcome.written.findings.lesions)]))
+    print(f"\nLook at {results / 'overlay.png'}")
+    return 0
 
-    found = [lesion for outcome in outcomes if outcome.written for lesion in outcome.written.findings.lesions]
-    print("\ndrawn                                             found")
-    for drawn in phantom.lesions:
+
+def _remove_drawn(study: Path) -> None:
+    """Remove a study that was drawn there; anything else stays, and writing will refuse the folder."""
+    import shutil
+
+    from mtnet.phantoms.dicom import NOTE, NOTE_NAME
+
+    note = study / NOTE_NAME
+    if note.is_file() and note.read_text(encoding="utf-8", errors="replace") == NOTE:
+        shutil.rmtree(study)
+
+
+def _comparison(drawn: Sequence[DrawnNodule], found: Sequence[Lesion]) -> Iterator[str]:
+    """A line for each drawn nodule: what it is, where it is, and the best lesion whose centre lies in it."""
+    yield f"{'drawn':53}found"
+    for one in drawn:
         inside = [
             lesion.number
             for lesion in found
-            if all(
-                abs(a - b) <= drawn.diameter_mm / 2
-                for a, b in zip(lesion.centre_lps_mm, drawn.centre_lps_mm, strict=True)
-            )
+            if sum((a - b) ** 2 for a, b in zip(lesion.centre_lps_mm, one.centre_lps_mm, strict=True))
+            <= (one.diameter_mm / 2) ** 2
         ]
-        place = " ".join(f"{v:7.1f}" for v in drawn.centre_lps_mm)
-        kind = f"{drawn.diameter_mm:5.1f} mm {drawn.texture.replace('_', ' ')}"
-        print(f"{kind:22} at {place}   {'lesion ' + str(inside[0]) if inside else 'missed'}")
-    print(f"\nLook at {args.output / 'results' / 'overlay.png'}")
-    return 0 if any(outcome.written for outcome in outcomes) else 1
+        place = " ".join(f"{v:7.1f}" for v in one.centre_lps_mm)
+        kind = f"{one.diameter_mm:5.1f} mm {one.texture.replace('_', ' ')}"
+        yield f"{kind:22} at {place}    {f'lesion {inside[0]}' if inside else 'missed'}"

@@ -27,6 +27,9 @@ RESCALE_INTERCEPT = -1024
 SOFT_KERNEL = "B30f"
 SHARP_KERNEL = "B70f"
 DESCRIPTION = "Chest"
+NOTE_NAME = "notes.txt"
+NOTE = "Drawn by mtnet. No patient.\n"
+"""Text file that marks a drawn study, where one is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +109,8 @@ def write_study(
             others.append(Path("S1") / "OT" / "IM00001")
             _write(_capture(phantom, study_uid, root), part / others[-1])
         if foreign_file:
-            others.append(Path("notes.txt"))
-            (part / others[-1]).write_text("Drawn by mtnet. No patient.\n", encoding="utf-8")
+            others.append(Path(NOTE_NAME))
+            (part / others[-1]).write_text(NOTE, encoding="utf-8")
     return WrittenStudy(
         folder=folder,
         study_instance_uid=study_uid,
