@@ -1,6 +1,6 @@
 """Training: samples, the pieces that MONAI's trainer needs for several tasks, and weights."""
 
-from mtnet.training.bag_training import AutocastInferer, TrainerLoss, one_bag, prepare_bag
+from mtnet.training.bag_training import AutocastInferer, TrainerLoss, one_bag, prepare_bag, started_from
 from mtnet.training.handlers import LossTermLog, PublishWeights, TrainingState
 from mtnet.training.items import ItemsInOrder
 from mtnet.training.phantom_bags import PhantomBags
@@ -15,4 +15,5 @@ __all__ = [
     "TrainingState",
     "one_bag",
     "prepare_bag",
+    "started_from",
 ]

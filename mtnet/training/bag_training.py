@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -10,6 +11,7 @@ from monai.inferers import Inferer
 from torch import Tensor, nn
 
 from mtnet.losses import MultiTaskLoss
+from mtnet.nets import load_state
 from mtnet.systems.chest_ct import HU_WINDOW
 
 
@@ -18,6 +20,13 @@ def one_bag(items: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     if len(items) != 1:
         raise ValueError(f"A batch has {len(items)} bags; expected 1 (set the loader's batch_size to 1).")
     return items[0]
+
+
+def started_from(network: nn.Module, weights: str | None) -> nn.Module:
+    """The network, with the weights of a file that ``mtnet.nets.save_state`` wrote where one is named."""
+    if weights:
+        load_state(network, Path(weights))
+    return network
 
 
 def prepare_bag(
