@@ -85,7 +85,7 @@ def test_what_runs_commands_is_refused_at_every_depth(tmp_path, part, name):
     ],
 )
 def test_expressions_macros_modes_and_short_names_are_refused(tmp_path, value):
-    with pytest.raises(BundleError, match="inference.json"):
+    with pytest.raises(BundleError, match=r"inference\.json"):
         make_bundle(tmp_path / "b", {"preprocessing": value}).build("preprocessing")
 
 
@@ -158,5 +158,5 @@ def test_a_bundle_is_found_by_folder_and_by_name(tmp_path, monkeypatch):
 def test_a_damaged_config_is_an_error_that_names_the_file(tmp_path, text):
     make_bundle(tmp_path / "b", {})
     (tmp_path / "b" / "configs" / "metadata.json").write_text(text, encoding="latin-1")
-    with pytest.raises(BundleError, match="metadata.json"):
+    with pytest.raises(BundleError, match=r"metadata\.json"):
         Bundle.read(tmp_path / "b")
