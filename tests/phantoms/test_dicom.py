@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-import SimpleITK as sitk  # noqa: N813
+import SimpleITK as sitk
 
 from mtnet.phantoms import NoduleRequest, Phantom, draw_chest
 from mtnet.phantoms.dicom import uid, write_implanted_series, write_study

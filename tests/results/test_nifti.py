@@ -6,7 +6,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-import SimpleITK as sitk  # noqa: N813
+import SimpleITK as sitk
 
 from mtnet.results import write_lesions_nifti, write_reconstruction_nifti, write_segmentation_nifti
 from mtnet.structures import Findings, Geometry, Volume
