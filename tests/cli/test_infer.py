@@ -165,6 +165,7 @@ def _coarse(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_bundle(tmp_path_factory.mktemp("coarse") / "tiny", score_bias=-2.0, spacing_mm=[12.0] * 3)
 
 
+@pytest.mark.slow
 @pytest.mark.study
 @pytest.mark.parametrize("name", folders())
 def test_a_robustness_folder_is_answered_on_converts_grid_or_refused_in_words(

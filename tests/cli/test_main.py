@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import argparse
+import resource
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -22,15 +22,12 @@ ARGUMENTS = ["infer", "in", "out", "--bundle", "b"]
 
 
 def test_help_answers_in_half_a_second() -> None:
-    seconds = []
-    for _ in range(8):
-        start = time.perf_counter()
-        done = subprocess.run([sys.executable, "-m", "mtnet", "--help"], capture_output=True, text=True, check=True)
-        seconds.append(time.perf_counter() - start)
-        if seconds[-1] < 0.5:
-            break
+    # The processor's seconds, so that a busy machine does not fail it.
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-m", "mtnet", "--help"], capture_output=True, text=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert "infer" in done.stdout and "Exit codes" in done.stdout
-    assert min(seconds) < 0.5, "the best of several runs counts: the machine may be busy"
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
 
 
 def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
