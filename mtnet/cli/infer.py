@@ -14,7 +14,10 @@ from mtnet.cli.results_table import print_outcome
 if TYPE_CHECKING:
     from mtnet.predictor import Progress
 
-FAST_HELP = "no overlap of windows and half precision where the device does it well"
+FAST_HELP = (
+    "no overlap of windows and half precision where the device does it well; on drawn chests and a CPU with bfloat16 a "
+    "quarter of the network's time, Dice 0.72 in place of 0.82 (python -m benchmarks.fast_mode --count 2)"
+)
 
 
 def add_parser(commands: Any) -> None:
