@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 from torch.utils.data import Dataset
 
 from mtnet.io.atomic import atomic_path
-from mtnet.phantoms import draw_chest
+from mtnet.phantoms import NoduleRequest, draw_chest
+from mtnet.phantoms.nodules import TEXTURES as NODULE_TEXTURES
 from mtnet.structures import Geometry
 from mtnet.systems.chest_ct import TEXTURES
 
@@ -31,6 +33,11 @@ NATIVE_GRIDS_MM = (
 )
 """Voxel sizes that chests are drawn on: thin slices, and thick ones as many hospitals keep them."""
 
+CROWDED = (16, 30)
+"""Fewest and most nodules of a crowded chest. Two chests of three are crowded, so that a patch teaches many nodules."""
+
+_LARGE = 0.2
+_LARGE_MM = (18.0, 40.0)
 _NEAR_A_LESION = 0.6
 _SUBSOLID = ("part_solid", "ground_glass")
 _MIN_VOXELS = 4
@@ -47,13 +54,29 @@ class DrawnSample:
     texture: NDArray[np.int64]
 
 
+def nodules_of_chest(seed: int) -> tuple[NoduleRequest, ...] | None:
+    """What chest ``seed`` is drawn with: None (the family's own habit), or a crowd that has each texture equally often.
+
+    A fifth of a crowd is large: large and ground-glass nodules are rare by habit, and are what is missed then.
+    """
+    if seed % 3 == 0:
+        return None
+    rng = np.random.default_rng((seed, 16))
+    sizes = [rng.uniform(*_LARGE_MM) if rng.random() < _LARGE else None for _ in range(rng.integers(*CROWDED))]
+    first = int(rng.integers(len(NODULE_TEXTURES)))
+    return tuple(
+        NoduleRequest(diameter_mm=size, texture=NODULE_TEXTURES[(first + n) % len(NODULE_TEXTURES)])
+        for n, size in enumerate(sizes)
+    )
+
+
 def draw_sample(seed: int, preprocessing: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> DrawnSample:
     """Draw chest ``seed`` of the training family on one of ``NATIVE_GRIDS_MM`` and preprocess it as a study is."""
     from monai.data import MetaTensor
     from monai.transforms import ResampleToMatch
 
     native = NATIVE_GRIDS_MM[seed % len(NATIVE_GRIDS_MM)]
-    phantom = draw_chest(seed, family="train", spacing_mm=native)
+    phantom = draw_chest(seed, family="train", spacing_mm=native, nodules=nodules_of_chest(seed))
     volume = phantom.volume
     affine = torch.as_tensor(volume.geometry.affine_ras)
     image = MetaTensor(torch.as_tensor(volume.array[0].astype(np.float32)), affine=affine)
@@ -169,7 +192,11 @@ class PhantomBags(Dataset[dict[str, Any]]):
         boxes, texture = boxes[inside], sample.texture[inside]
 
         image = np.clip(image * rng.uniform(0.95, 1.05) + rng.uniform(-0.03, 0.03), 0.0, 1.0)
-        image += rng.normal(0.0, rng.uniform(0.0, 0.02), image.shape).astype(np.float32)
+        grain = rng.normal(0.0, 1.0, image.shape).astype(np.float32)
+        if rng.random() < 0.5:
+            grain = gaussian_filter(grain, rng.uniform(0.4, 1.2))
+            grain /= grain.std()
+        image += grain * np.float32(rng.uniform(0.0, 0.02))
         for axis in range(3):
             if rng.random() < 0.5:
                 image, mask = np.flip(image, axis), np.flip(mask, axis)

@@ -8,7 +8,7 @@ from scipy import ndimage
 from mtnet.phantoms import draw_chest
 from mtnet.systems.chest_ct import TEXTURES, preprocessing
 from mtnet.training import PhantomBags, phantom_bags
-from mtnet.training.phantom_bags import draw_sample, kept_sample
+from mtnet.training.phantom_bags import CROWDED, draw_sample, kept_sample, nodules_of_chest
 from tests.training.drawn import CUBOIDS, cuboid_sample
 
 PATCH = (24, 20, 22)
@@ -133,12 +133,28 @@ def test_a_chest_is_drawn_once_and_kept(tmp_path, monkeypatch):
     assert not [file for file in tmp_path.iterdir() if file.name.startswith(".")]
 
 
+def test_two_chests_of_three_are_crowded_with_every_texture_and_with_large_nodules():
+    asked = [nodules_of_chest(seed) for seed in range(60)]
+    assert [crowd is None for crowd in asked] == [True, False, False] * 20
+    crowds = [crowd for crowd in asked if crowd is not None]
+    assert {len(crowd) for crowd in crowds} <= set(range(*CROWDED))
+    for crowd in crowds:
+        counts = [sum(nodule.texture == texture for nodule in crowd) for texture in ("solid", "part_solid")]
+        counts += [sum(nodule.texture == texture for nodule in crowd) for texture in ("ground_glass", "calcified")]
+        assert max(counts) - min(counts) <= 1
+    sizes = [nodule.diameter_mm for crowd in crowds for nodule in crowd]
+    large = [size for size in sizes if size is not None]
+    assert 0.1 < len(large) / len(sizes) < 0.3
+    assert min(large) >= 18 and max(large) > 35
+    assert nodules_of_chest(7) == nodules_of_chest(7)
+
+
 @pytest.mark.slow
 def test_the_boxes_of_a_drawn_chest_lie_on_its_resampled_mask(monkeypatch):
     native, spacing = (2.5, 2.5, 5.0), (2.0, 2.0, 2.0)
     monkeypatch.setattr(phantom_bags, "NATIVE_GRIDS_MM", (native,))
     sample = draw_sample(11, preprocessing(spacing, load=False))
-    phantom = draw_chest(11, family="train", spacing_mm=native)
+    phantom = draw_chest(11, family="train", spacing_mm=native, nodules=nodules_of_chest(11))
     assert len(sample.box_index) == len(phantom.lesions)
     assert sample.image.shape == sample.mask.shape == sample.lung.shape
     names = [TEXTURES[number].name for number in sample.texture]
