@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigWorkflow, ckpt_export, verify_net_in_out
+from monai.bundle import ConfigWorkflow, ckpt_export, verify_metadata, verify_net_in_out
 from monai.data import MetaTensor
 
 from mtnet.bundle import Bundle, BundleError
@@ -25,6 +26,7 @@ from mtnet.structures import Geometry
 from mtnet.systems.chest_ct import network
 from tests.builders import write_ct_series
 from tests.bundles import SHIPPED, write_tiny_bundle
+from tests.hosts.monai_metadata import METADATA_20240725
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Invalid value for VR:UserWarning"),
@@ -238,3 +240,23 @@ def test_the_bundle_is_found_where_monai_runs_it(bundle: Path, tmp_path: Path, m
     monkeypatch.setattr(sys, "path", ["", str(bundle)])
     assert bundle_root("chest_ct_multitask") == str(bundle)
     assert bundle_root("another") == "another"
+
+
+@pytest.mark.parametrize("lacks", [None, "copyright", "num_channels"])
+def test_monais_verify_metadata_takes_the_shipped_metadata_and_refuses_it_when_a_field_is_missing(tmp_path, lacks):
+    metadata = json.loads((SHIPPED / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    assert metadata["schema"].endswith("meta_schema_20240725.json")
+    if lacks == "copyright":
+        del metadata["copyright"]
+    elif lacks:
+        del metadata["network_data_format"]["outputs"]["pred"][lacks]
+    given, schema = tmp_path / "metadata.json", tmp_path / "schema.json"
+    given.write_text(json.dumps(metadata), encoding="utf-8")
+    schema.write_text(json.dumps(METADATA_20240725), encoding="ascii")
+    digest = hashlib.sha256(schema.read_bytes()).hexdigest()
+    told = {"filepath": str(schema), "hash_val": digest, "hash_type": "sha256"}
+    if lacks is None:
+        verify_metadata(str(given), **told)
+    else:
+        with pytest.raises(ValueError, match="copyright|not valid under any"):
+            verify_metadata(str(given), **told)
