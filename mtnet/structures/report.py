@@ -1,4 +1,4 @@
-"""What was noticed about an input: notes, repairs and refusals, each with a code that a program can read."""
+"""What was noticed about an input: notes, flags, repairs and refusals, each with a code that a program can read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Severity = Literal["note", "repaired", "refused"]
+Severity = Literal["note", "flagged", "repaired", "refused"]
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 
 
@@ -16,7 +16,7 @@ class ReportLine:
 
     Args:
         code: stable lower-case name of the kind of finding, such as ``missing_slices``.
-        severity: ``note``, ``repaired`` or ``refused``.
+        severity: ``note``; ``flagged``, what whoever uses the answer has to know; ``repaired``; ``refused``.
         message: a sentence for a person, without patient data.
         where: the file name, tag, series UID or stage that it is about; empty for the input as a whole.
     """

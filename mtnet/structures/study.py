@@ -20,7 +20,8 @@ class Instance:
 
     ``path`` is the file; ``member`` names the entry when ``path`` is a zip archive. ``position_lps_mm`` and
     ``orientation_lps`` (row cosines, then column cosines) are PS3.3 C.7.6.2; ``pixel_spacing_mm`` is (between rows,
-    between columns), as DICOM stores it.
+    between columns), as DICOM stores it. ``contrast_agent`` is whether ContrastBolusAgent (0018,0010) names one;
+    ``patient_position`` is (0018,5100).
     """
 
     path: Path
@@ -53,6 +54,8 @@ class Instance:
     rescale_type: str | None = None
     padding_value: int | None = None
     padding_limit: int | None = None
+    contrast_agent: bool = False
+    patient_position: str = ""
 
     @property
     def where(self) -> str:
