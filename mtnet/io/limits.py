@@ -20,6 +20,7 @@ class Limits:
         header_bytes: unpacked size of a deflated data set, which is unpacked whole to read its header.
         frames: frames of one multi-frame object.
         decoded_bytes: pixels of one volume in memory, as they are handed on.
+        image_bytes: pixels of one 2D image or of one frame in memory.
 
     Raises:
         ValueError: a limit is not positive.
@@ -33,6 +34,7 @@ class Limits:
     header_bytes: int = 256 * 1024**2
     frames: int = 50_000
     decoded_bytes: int = 16 * _GIB
+    image_bytes: int = _GIB
 
     def __post_init__(self) -> None:
         for item in fields(self):
