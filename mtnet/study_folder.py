@@ -8,8 +8,16 @@ from pathlib import Path
 
 from mtnet.io.scan import scan
 from mtnet.predictor import Case, Predictor, Progress, ReadOptions
-from mtnet.results import Written, clear_results, write_results
-from mtnet.structures import RefusedError, ReportLine, Study
+from mtnet.results import SegKind, Written, clear_results, write_results
+from mtnet.structures import Findings, RefusedError, ReportLine, Study
+
+
+@dataclass(frozen=True, slots=True)
+class WriteOptions:
+    """Which DICOM objects to write: the kind of SEG, and whether the overlay is captured for the archive."""
+
+    seg: SegKind = "binary"
+    capture: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +35,7 @@ def answer_studies(
     out: Path,
     options: ReadOptions | None = None,
     progress: Progress | None = None,
+    write: WriteOptions | None = None,
 ) -> Iterator[StudyOutcome]:
     """Answer every study under ``path``, one after the other, as each is asked for.
 
@@ -51,8 +60,25 @@ def answer_studies(
             clear_results(folder)
             yield StudyOutcome(folder, None, case)
             continue
-        findings = predictor.finish(case, predictor.infer(case, progress))
-        yield StudyOutcome(folder, write_results(findings, case.volume, folder, meter=case.meter))
+        try:
+            answers = predictor.infer(case, progress)
+        except RefusedError as refused:
+            clear_results(folder)
+            yield StudyOutcome(folder, None, refused.lines)
+            continue
+        findings = predictor.finish(case, answers)
+        yield StudyOutcome(folder, _write(findings, case, folder, write or WriteOptions()))
+
+
+def _write(findings: Findings, case: Case, folder: Path, options: WriteOptions) -> Written:
+    return write_results(
+        findings,
+        case.volume,
+        folder,
+        dicom_seg=options.seg,
+        dicom_capture=options.capture,
+        meter=case.meter,
+    )
 
 
 def check_out(path: Path, out: Path) -> None:

@@ -151,7 +151,7 @@ def test_an_image_file_is_answered_as_the_series_is_but_without_a_seg(tmp_path: 
     np.testing.assert_allclose(ours.centre_lps_mm, theirs.centre_lps_mm, atol=1e-3)
     assert ours.mask_voxels == theirs.mask_voxels
     done = write_results(findings, case.volume, tmp_path / "out")
-    assert not done.dicom_seg.written and "DICOM" in done.dicom_seg.reason
+    assert not done.dicom.seg.written and "DICOM" in done.dicom.seg.reason
     assert not (tmp_path / "out" / "segmentation.dcm").exists()
 
 
@@ -272,7 +272,7 @@ def test_a_blob_comes_back_from_where_it_was_planted_in_every_file(name: str, tm
     assert lesion.volume_mm3 == pytest.approx(drawn_mm3, rel=0.25)
 
     done = write_results(findings, case.volume, tmp_path / "out")
-    assert done.dicom_seg.written
+    assert done.dicom.seg.written
     for centroid in (
         centroid_of_nifti(tmp_path / "out" / "segmentation.nii.gz"),
         centroid_of_nifti(tmp_path / "out" / "lesions.nii.gz"),

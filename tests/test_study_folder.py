@@ -58,7 +58,8 @@ def check_whole(path: Path) -> None:
     if path.suffix == ".gz":
         np.asarray(nibabel.load(path).dataobj)
     elif path.suffix == ".dcm":
-        assert pydicom.dcmread(path).pixel_array.any()
+        dataset = pydicom.dcmread(path)
+        assert dataset.pixel_array.any() if "PixelData" in dataset else dataset.ContentSequence
     elif path.suffix == ".png":
         Image.open(path).load()
     else:

@@ -26,7 +26,7 @@ def add_parser(commands: Any) -> None:
         "infer",
         help="find, segment, classify and measure in a study",
         description="Answer every study under PATH in one pass of the network and write the results to OUT "
-        "(several studies: OUT/1, OUT/2...): findings.json, NIfTI, DICOM SEG, overlay.png.",
+        "(several studies: OUT/1, OUT/2...): findings.json, NIfTI, DICOM SEG and SR, overlay.png and its capture.",
         epilog="Example: mtnet infer STUDY OUT --bundle chest_ct_multitask. "
         "Exit codes: 0 all answered, 1 some or all refused, 2 wrong usage, 3 failed unexpectedly.",
     )
@@ -37,10 +37,22 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1... (default: auto)")
     parser.add_argument("--tasks", metavar="A,B", help="tasks to run, such as detection,segmentation (default: all)")
     parser.add_argument("--fast", action="store_true", help=FAST_HELP)
+    parser.add_argument(
+        "--seg",
+        choices=("binary", "labelmap"),
+        default="binary",
+        help="kind of DICOM SEG (default: binary; labelmap is newer than many viewers)",
+    )
+    parser.add_argument("--no-capture", action="store_true", help="leave out overlay.dcm, the overlay for the archive")
     parser.add_argument("--trust-bundle", action="store_true", help="let the bundle's config run code of its own")
     how = parser.add_mutually_exclusive_group()
-    how.add_argument("--strict", action="store_true", help="refuse what would be repaired")
+    how.add_argument("--strict", action="store_true", help="refuse what would be repaired or flagged")
     how.add_argument("--repair", action="store_true", help="mend what is refused by default and can be mended")
+    parser.add_argument(
+        "--allow-outside",
+        action="store_true",
+        help="answer and flag what lies outside of the images that the bundle is made for, and would be refused",
+    )
     parser.set_defaults(run=run)
 
 
@@ -48,11 +60,13 @@ def run(args: argparse.Namespace) -> int:
     """Answer the studies and print a table of what was found."""
     from mtnet.bundle import find_bundle
     from mtnet.predictor import Predictor, ReadOptions
-    from mtnet.study_folder import answer_studies, check_out
+    from mtnet.results import check_seg_kind
+    from mtnet.study_folder import WriteOptions, answer_studies, check_out
 
     if not args.path.exists():
         raise FileNotFoundError(f"{args.path} does not exist; give a DICOM folder, zip or file, or an image file.")
     check_out(args.path, args.out)
+    write = WriteOptions(check_seg_kind(args.seg), capture=not args.no_capture)
     predictor = Predictor.from_bundle(
         find_bundle(args.bundle),
         device=args.device,
@@ -60,10 +74,14 @@ def run(args: argparse.Namespace) -> int:
         fast=args.fast,
         trust_bundle=args.trust_bundle,
     )
-    options = ReadOptions(series_uid=args.series, strict=args.strict, repair=args.repair)
+    if args.strict and args.allow_outside:
+        raise ValueError("--strict and --allow-outside are both given: one refuses what the other flags. Give one.")
+    options = ReadOptions(
+        series_uid=args.series, strict=args.strict, repair=args.repair, allow_outside=args.allow_outside
+    )
     refused = 0
     with progress_bar() as progress:
-        for outcome in answer_studies(predictor, args.path, args.out, options, progress):
+        for outcome in answer_studies(predictor, args.path, args.out, options, progress, write):
             refused += outcome.written is None
             print_outcome(outcome)
     return 1 if refused else 0

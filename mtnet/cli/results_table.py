@@ -41,8 +41,10 @@ def print_outcome(outcome: StudyOutcome) -> None:
         print(f"reconstruction: {key} {value:.1f}")
     print(f"\n{_costs(findings)}")
     print(f"written to {outcome.folder}: {', '.join(file.name for file in outcome.written.files)}")
-    if not outcome.written.dicom_seg.written:
-        print(f"no DICOM SEG: {outcome.written.dicom_seg.reason}")
+    dicom = outcome.written.dicom
+    for name, one in (("DICOM SEG", dicom.seg), ("DICOM SR", dicom.report), ("capture", dicom.capture)):
+        if not one.written:
+            print(f"no {name}: {one.reason}")
     model = findings.model
     print(f"{model.name} {model.version}, trained on {model.training_data}. Weights: {model.weights_licence}.")
     print(model.intended_use)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from mtnet.results.dicom_source import DicomSource
@@ -18,6 +18,21 @@ if TYPE_CHECKING:
 # PS3.3 demands a content date; this one stands where the source has no date at all.
 _NO_DATE = "19000101"
 _DATES = ("SeriesDate", "AcquisitionDate", "ContentDate")
+
+
+@dataclass(frozen=True, slots=True)
+class DicomOutcome:
+    """What became of a DICOM object.
+
+    Args:
+        written: whether there is a file.
+        reason: why there is none; empty when there is one.
+        lines: what was noticed, for the report of the findings.
+    """
+
+    written: bool
+    reason: str = ""
+    lines: tuple[ReportLine, ...] = ()
 
 
 class DerivedUids:

@@ -31,6 +31,7 @@ class SegOutcome:
         lines: what was noticed, for the report of the findings.
         sop_class_uid, sop_instance_uid, series_instance_uid: of the object, for what refers to it.
         segment_frames: for each segment of a SEG of one image or clip, its frames in the SEG, from 1.
+        source_frames: likewise, the frames of the source that these show.
     """
 
     written: bool
@@ -41,6 +42,7 @@ class SegOutcome:
     sop_instance_uid: str = ""
     series_instance_uid: str = ""
     segment_frames: tuple[tuple[int, ...], ...] = ()
+    source_frames: tuple[tuple[int, ...], ...] = ()
 
 
 def write_dicom_seg(findings: Findings, path: Path, *, kind: SegKind = "binary") -> SegOutcome:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from mtnet.io.atomic import atomic_path
+from mtnet.results.derived import DicomOutcome
 from mtnet.results.dicom_seg import SegOutcome
 from mtnet.results.notice import full_notice
 from mtnet.structures import (
@@ -27,8 +29,22 @@ from mtnet.structures import (
     StageCost,
 )
 
-SCHEMA_VERSION = "1.0"
-NO_SEG = SegOutcome(False, "not asked for")
+SCHEMA_VERSION = "1.1"
+
+
+@dataclass(frozen=True, slots=True)
+class DicomOutcomes:
+    """What became of each DICOM object that a run may write: segmentation, report, capture of the overlay."""
+
+    seg: SegOutcome
+    report: DicomOutcome
+    capture: DicomOutcome
+
+
+_NOT_ASKED = "not asked for"
+NO_DICOM = DicomOutcomes(
+    SegOutcome(False, _NOT_ASKED), DicomOutcome(False, _NOT_ASKED), DicomOutcome(False, _NOT_ASKED)
+)
 
 # Decimals that are kept: a ten-thousandth of a millimetre or voxel, a millionth of a score.
 _PLACE = 4
@@ -38,7 +54,7 @@ _SHARE = 6
 def findings_to_dict(
     findings: Findings,
     *,
-    dicom_seg: SegOutcome = NO_SEG,
+    dicom: DicomOutcomes = NO_DICOM,
     files: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """The document, as plain Python that ``json`` can write.
@@ -48,7 +64,7 @@ def findings_to_dict(
 
     Args:
         findings: what to tell.
-        dicom_seg: what became of the DICOM SEG.
+        dicom: what became of the DICOM objects.
         files: names of the files that were written beside it, with their SHA-256 or an empty string.
     """
     from mtnet import __version__
@@ -117,13 +133,15 @@ def findings_to_dict(
             for c in findings.costs
         ],
         "dicom_seg": {
-            "written": dicom_seg.written,
-            "reason": dicom_seg.reason,
+            "written": dicom.seg.written,
+            "reason": dicom.seg.reason,
             "segments": [
                 {"segment_number": segment, "lesion_number": lesion}
-                for segment, lesion in enumerate(dicom_seg.segments, start=1)
+                for segment, lesion in enumerate(dicom.seg.segments, start=1)
             ],
         },
+        "dicom_report": {"written": dicom.report.written, "reason": dicom.report.reason},
+        "dicom_capture": {"written": dicom.capture.written, "reason": dicom.capture.reason},
         "files": [{"name": name, **({"sha256": sha256} if sha256 else {})} for name, sha256 in (files or {}).items()],
     }
 
@@ -132,7 +150,7 @@ def write_findings_json(
     findings: Findings,
     path: Path,
     *,
-    dicom_seg: SegOutcome = NO_SEG,
+    dicom: DicomOutcomes = NO_DICOM,
     files: Mapping[str, str] | None = None,
 ) -> None:
     """Write ``findings.json``, checked against its schema first.
@@ -140,7 +158,7 @@ def write_findings_json(
     Raises:
         ValueError: a number is not finite, or the document breaks the schema; the message names the key.
     """
-    document = findings_to_dict(findings, dicom_seg=dicom_seg, files=files)
+    document = findings_to_dict(findings, dicom=dicom, files=files)
     check_document(document)
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     with atomic_path(path) as temporary:

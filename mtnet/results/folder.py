@@ -10,10 +10,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
+from mtnet.results.derived import DicomOutcome
+from mtnet.results.dicom_capture import write_dicom_capture
+from mtnet.results.dicom_report import write_dicom_report
 from mtnet.results.dicom_seg import SegOutcome, write_dicom_seg
-from mtnet.results.findings_json import NO_SEG, write_findings_json
+from mtnet.results.findings_json import NO_DICOM, DicomOutcomes, write_findings_json
 from mtnet.results.nifti import write_lesions_nifti, write_reconstruction_nifti, write_segmentation_nifti
 from mtnet.results.overlay import write_overlay
+from mtnet.results.segmentation import SegKind, check_seg_kind
 from mtnet.structures import Findings, StageCost, Volume
 
 FINDINGS = "findings.json"
@@ -24,7 +30,9 @@ RESULT_FILES = (
     "lesions.nii.gz",
     "reconstruction.nii.gz",
     "segmentation.dcm",
+    "report.dcm",
     "overlay.png",
+    "overlay.dcm",
 )
 
 
@@ -46,12 +54,12 @@ class Written:
     Args:
         findings: the findings with what the writers noticed in their report, as ``findings.json`` has them.
         files: the files, ``findings.json`` last.
-        dicom_seg: what became of the DICOM SEG.
+        dicom: what became of the DICOM objects.
     """
 
     findings: Findings
     files: tuple[Path, ...]
-    dicom_seg: SegOutcome
+    dicom: DicomOutcomes
 
 
 def write_results(
@@ -59,22 +67,26 @@ def write_results(
     volume: Volume | None,
     folder: Path,
     *,
-    dicom_seg: bool = True,
+    dicom_seg: SegKind | None = "binary",
+    dicom_report: bool = True,
     overlay: bool = True,
+    dicom_capture: bool = True,
     meter: Meter | None = None,
 ) -> Written:
     """Write everything that the findings hold into a folder, which is made where it is missing.
 
     What an earlier run left under the same names is removed first, its ``findings.json`` before all, so files of two
     runs never stand side by side; other files are left alone. ``findings.json`` is written last: where it is, the files
-    that it lists are whole. A run that is killed leaves at most temporary files, whose names start with a dot; the
-    next run removes them.
+    that it lists are whole, and it says of every DICOM object that is not there why. A run that is killed leaves at
+    most temporary files, whose names start with a dot; the next run removes them.
 
     Args:
         findings: what to write. Maps that are None make no file.
         volume: the image on the grid of the findings, for the overlay; without it there is none.
         folder: one study's folder.
-        dicom_seg, overlay: whether to write these.
+        dicom_seg: kind of DICOM SEG, or None for none.
+        dicom_report, overlay, dicom_capture: whether to write these; the capture shows the overlay, so there is none
+            without it.
         meter: measures the writing; what it has measured so far becomes the costs of the findings.
 
     Raises:
@@ -82,42 +94,109 @@ def write_results(
         OSError: the folder cannot be made or written.
     """
     folder = Path(folder)
+    if dicom_seg is not None:
+        check_seg_kind(dicom_seg)
     folder.mkdir(parents=True, exist_ok=True)
     clear_results(folder)
+    writer = _Writer(findings, folder)
     with nullcontext() if meter is None else meter.stage("write"):
-        findings, files, outcome = _write_all_but_last(findings, volume, folder, dicom_seg=dicom_seg, overlay=overlay)
+        writer.volumes()
+        if dicom_seg is not None:
+            writer.segmentation(dicom_seg)
+        if dicom_report:
+            writer.report()
+        if overlay and volume is not None:
+            writer.overlay(volume)
+        if dicom_capture:
+            writer.capture()
+    findings = writer.findings
     if meter is not None:
         findings = replace(findings, costs=tuple(meter.costs))
-    write_findings_json(findings, folder / FINDINGS, dicom_seg=outcome, files=files)
-    return Written(findings, tuple(folder / name for name in (*files, FINDINGS)), outcome)
+    dicom = DicomOutcomes(writer.seg, writer.sr, writer.sc)
+    write_findings_json(findings, folder / FINDINGS, dicom=dicom, files=writer.files)
+    return Written(findings, tuple(folder / name for name in (*writer.files, FINDINGS)), dicom)
 
 
-def _write_all_but_last(
-    findings: Findings, volume: Volume | None, folder: Path, *, dicom_seg: bool, overlay: bool
-) -> tuple[Findings, dict[str, str], SegOutcome]:
-    """Write every file but ``findings.json``; the findings with what was noticed, and SHA-256 by file name."""
-    files: dict[str, str] = {}
+# What pydicom and highdicom raise on headers that they cannot take; such a source keeps its other results.
+_BAD_HEADER = (ValueError, TypeError, AttributeError, LookupError, NotImplementedError)
 
-    def put(name: str, write: Callable[[Findings, Path], None]) -> None:
-        write(findings, folder / name)
-        files[name] = _sha256(folder / name)
 
-    if findings.label_map is not None:
-        put("segmentation.nii.gz", write_segmentation_nifti)
-    if findings.lesion_map is not None:
-        put("lesions.nii.gz", write_lesions_nifti)
-    if findings.reconstruction is not None:
-        put("reconstruction.nii.gz", write_reconstruction_nifti)
-    outcome = NO_SEG
-    if dicom_seg:
-        outcome = write_dicom_seg(findings, folder / "segmentation.dcm")
+def _why(error: Exception) -> str:
+    """Why an object could not be made, without the message: it may quote the source."""
+    import traceback
+
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"it cannot be made from the headers of the source ({type(error).__name__} in {place.name})"
+
+
+class _Writer:
+    """Writes every file but ``findings.json``, and gathers what is to be told of them.
+
+    ``findings`` have what was noticed in their report, ``files`` the SHA-256 by name; ``seg``, ``sr`` and ``sc`` are
+    the outcomes of the DICOM objects.
+    """
+
+    def __init__(self, findings: Findings, folder: Path) -> None:
+        self.findings = findings
+        self.files: dict[str, str] = {}
+        self.seg, self.sr, self.sc = NO_DICOM.seg, NO_DICOM.report, NO_DICOM.capture
+        self._folder = folder
+
+    def volumes(self) -> None:
+        """The NIfTI files of the maps that there are."""
+        if self.findings.label_map is not None:
+            self._put("segmentation.nii.gz", write_segmentation_nifti)
+        if self.findings.lesion_map is not None:
+            self._put("lesions.nii.gz", write_lesions_nifti)
+        if self.findings.reconstruction is not None:
+            self._put("reconstruction.nii.gz", write_reconstruction_nifti)
+
+    def segmentation(self, kind: SegKind) -> None:
+        """The DICOM SEG."""
+        try:
+            self.seg = write_dicom_seg(self.findings, self._folder / "segmentation.dcm", kind=kind)
+        except _BAD_HEADER as error:
+            self.seg = SegOutcome(False, _why(error))
+        self._told("segmentation.dcm", self.seg)
+
+    def report(self) -> None:
+        """The DICOM SR, after the SEG that it refers to."""
+        try:
+            self.sr = write_dicom_report(self.findings, self._folder / "report.dcm", seg=self.seg)
+        except _BAD_HEADER as error:
+            self.sr = DicomOutcome(False, _why(error))
+        self._told("report.dcm", self.sr)
+
+    def overlay(self, volume: Volume) -> None:
+        """The picture."""
+        self._put("overlay.png", lambda findings, path: write_overlay(findings, volume, path))
+
+    def capture(self) -> None:
+        """The picture once more, as Secondary Capture."""
+        if "overlay.png" not in self.files:
+            self.sc = DicomOutcome(False, "there is no overlay to show")
+            return
+        from PIL import Image
+
+        with Image.open(self._folder / "overlay.png") as picture:
+            pixels = np.asarray(picture.convert("RGB"), dtype=np.uint8)
+        try:
+            self.sc = write_dicom_capture(self.findings, pixels[None], self._folder / "overlay.dcm")
+        except _BAD_HEADER as error:
+            self.sc = DicomOutcome(False, _why(error))
+        self._told("overlay.dcm", self.sc)
+
+    def _put(self, name: str, write: Callable[[Findings, Path], None]) -> None:
+        write(self.findings, self._folder / name)
+        self.files[name] = _sha256(self._folder / name)
+
+    def _told(self, name: str, outcome: SegOutcome | DicomOutcome) -> None:
+        """Add a DICOM file that was written, and what was noticed; what was told before is not told again."""
         if outcome.written:
-            files["segmentation.dcm"] = _sha256(folder / "segmentation.dcm")
-        findings = replace(findings, report=findings.report.plus(outcome.lines))
-    if overlay and volume is not None:
-        write_overlay(findings, volume, folder / "overlay.png")
-        files["overlay.png"] = _sha256(folder / "overlay.png")
-    return findings, files, outcome
+            self.files[name] = _sha256(self._folder / name)
+        report = self.findings.report
+        new = tuple(line for line in outcome.lines if line not in report.lines)
+        self.findings = replace(self.findings, report=report.plus(new))
 
 
 def clear_results(folder: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mtnet.results import SegOutcome, findings_to_dict, read_findings_json, write_findings_json
-from mtnet.results.findings_json import schema
+from mtnet.results.findings_json import NO_DICOM, schema
 from mtnet.structures import Findings, Geometry, ImageClass, ModelInfo
 from tests.results.samples import LABELS, ball, findings_on, lesion_of
 
@@ -167,7 +167,7 @@ def test_the_seg_outcome_and_the_files_stand_in_the_document(findings: Findings,
     write_findings_json(
         findings,
         tmp_path / "findings.json",
-        dicom_seg=SegOutcome(True, "", (2, 1)),
+        dicom=dataclasses.replace(NO_DICOM, seg=SegOutcome(True, "", (2, 1))),
         files={"segmentation.dcm": "0" * 64, "overlay.png": ""},
     )
     document = json.loads((tmp_path / "findings.json").read_text())

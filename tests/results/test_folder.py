@@ -67,7 +67,7 @@ def test_no_lesion_makes_no_seg_and_the_json_says_why(study: tuple[Findings, Vol
     assert findings.lesion_map is not None
     empty = Volume(np.zeros_like(findings.lesion_map.array), findings.geometry)
     done = write_results(dataclasses.replace(findings, lesions=(), lesion_map=empty), volume, tmp_path / "out")
-    assert not done.dicom_seg.written and not (tmp_path / "out" / "segmentation.dcm").exists()
+    assert not done.dicom.seg.written and not (tmp_path / "out" / "segmentation.dcm").exists()
     document = json.loads((tmp_path / "out" / "findings.json").read_text())
     assert document["dicom_seg"]["written"] is False and document["dicom_seg"]["reason"] == "no lesion was found"
     assert document["lesions"] == []
@@ -89,7 +89,9 @@ def test_what_a_writer_noticed_is_in_the_report(study: tuple[Findings, Volume], 
 
 def test_an_answer_that_was_not_given_makes_no_file(study: tuple[Findings, Volume], tmp_path: Path) -> None:
     findings, _ = study
-    write_results(dataclasses.replace(findings, reconstruction=None), None, tmp_path / "out", dicom_seg=False)
+    write_results(
+        dataclasses.replace(findings, reconstruction=None), None, tmp_path / "out", dicom_seg=None, dicom_report=False
+    )
     assert _names(tmp_path / "out") == {"findings.json", "segmentation.nii.gz", "lesions.nii.gz"}
     assert json.loads((tmp_path / "out" / "findings.json").read_text())["dicom_seg"]["reason"] == "not asked for"
 
@@ -102,12 +104,12 @@ def test_files_of_an_earlier_run_go_and_other_files_stay(study: tuple[Findings, 
     (out / ".overlay.tmp-0123abcd.png").write_bytes(b"half")
     (out / ".segmentation.tmp-0123abcd.nii.gz").write_bytes(b"half")
     (out / ".overlay.tmp-mine.png").write_bytes(b"whole")
-    (out / "report.dcm").write_bytes(b"of another writer")
+    (out / "other.dcm").write_bytes(b"of another writer")
     write_results(dataclasses.replace(findings, reconstruction=None), volume, out)
     assert _names(out) == (set(RESULT_FILES) - {"reconstruction.nii.gz"}) | {
         "notes.txt",
         ".overlay.tmp-mine.png",
-        "report.dcm",
+        "other.dcm",
     }
 
 
@@ -163,7 +165,8 @@ def _check_whole(path: Path) -> None:
     if path.suffix == ".gz":
         np.asarray(nibabel.load(path).dataobj)
     elif path.suffix == ".dcm":
-        assert pydicom.dcmread(path).pixel_array.any()
+        dataset = pydicom.dcmread(path)
+        assert dataset.pixel_array.any() if "PixelData" in dataset else dataset.ContentSequence
     elif path.suffix == ".png":
         Image.open(path).load()
     else:
