@@ -23,7 +23,10 @@ class Judged:
 
 
 def convert_with_dcm2niix(folder: Path, out: Path) -> list[Judged]:
-    """Run dcm2niix over a folder; file names are ``<series UID>_<series number>``. Colour is left out."""
+    """Run dcm2niix over a folder; file names are ``<series UID>_<series number>``. Colour is left out.
+
+    What it writes as a time series is given volume by volume.
+    """
     import dcm2niix
 
     out.mkdir(parents=True, exist_ok=True)
@@ -34,7 +37,12 @@ def convert_with_dcm2niix(folder: Path, out: Path) -> list[Judged]:
         timeout=120,
     )
     paths = [path for path in sorted(out.glob("*.nii")) if not nibabel.load(path).get_data_dtype().names]
-    return [read_canonical(path) for path in paths]
+    judged = [read_canonical(path) for path in paths]
+    return [
+        Judged(one.name, values, one.affine_ras)
+        for one in judged
+        for values in (np.moveaxis(one.values, 3, 0) if one.values.ndim == 4 else [one.values])
+    ]
 
 
 def read_canonical(path: Path) -> Judged:

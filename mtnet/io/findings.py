@@ -9,7 +9,7 @@ import numpy as np
 from mtnet.io.headers import Header
 from mtnet.io.kinds import CT_CLASSES, ENHANCED_CLASSES, SLICE_CLASSES, is_label_map_as_ct, map_word
 from mtnet.io.positions import GAP_TOLERANCE_MM, SlicePositions, tolerance_mm
-from mtnet.io.verdicts import LARGEST_REPAIRED_GAP_MM, line
+from mtnet.io.verdicts import LARGEST_REPAIRED_GAP_MM, line, monochrome1_code
 from mtnet.structures.report import ReportLine
 from mtnet.structures.study import Instance, SeriesKind
 
@@ -29,9 +29,11 @@ def stack_lines(group: Sequence[Header], kind: SeriesKind, positions: SlicePosit
         positions: where its slices lie, or ``None`` where the tags are absent or the object has several frames.
     """
     instances = [header.instance for header in group]
-    lines = [problem for header in group for problem in header.problems]
+    # The frames of one file share what is wrong with it.
+    lines = list(dict.fromkeys(problem for header in group for problem in header.problems))
     if kind != "not_an_image":
-        lines += [line("no_pixel_data", h.instance.where) for h in group if not h.has_pixels]
+        files = {(h.instance.path, h.instance.member): h for h in group if not h.has_pixels}
+        lines += [line("no_pixel_data", h.instance.where) for h in files.values()]
     if kind in ("volume", "label_map", "parametric_map"):
         lines += _kind_lines(instances)
         lines += _grid_lines(instances, positions)
@@ -47,12 +49,10 @@ def _kind_lines(instances: Sequence[Instance]) -> Iterable[ReportLine]:
         yield line("seg_stored_as_ct", first.where)
     elif word is not None:
         yield line("parametric_map", first.where, value=word)
-    if first.sop_class_uid in ENHANCED_CLASSES:
-        yield line("enhanced_multiframe_not_read", first.where, frames=first.number_of_frames)
 
 
 def _grid_lines(instances: Sequence[Instance], positions: SlicePositions | None) -> Iterable[ReportLine]:
-    if instances[0].sop_class_uid not in SLICE_CLASSES or instances[0].number_of_frames > 1:
+    if instances[0].sop_class_uid not in SLICE_CLASSES | ENHANCED_CLASSES or instances[0].images > 1:
         return
     if positions is None:
         yield from _missing_geometry(instances)
@@ -93,7 +93,8 @@ def _order_lines(instances: Sequence[Instance]) -> Iterable[ReportLine]:
         yield line("absent_instance_numbers", count=absent, total=len(numbers))
     steps = np.diff(known)
     if not ((steps > 0).all() or (steps < 0).all()):
-        yield line("shuffled_instance_numbers")
+        of_frames = instances[0].number_of_frames > 1
+        yield line("shuffled_frames" if of_frames else "shuffled_instance_numbers")
 
 
 def _plane_lines(first: Instance, positions: SlicePositions) -> Iterable[ReportLine]:
@@ -154,8 +155,7 @@ def _shear_lines(first: Instance, positions: SlicePositions) -> Iterable[ReportL
 
 def _value_lines(instances: Sequence[Instance]) -> Iterable[ReportLine]:
     first = instances[0]
-    is_ct = first.sop_class_uid in CT_CLASSES and first.number_of_frames == 1
-    if is_ct and first.sop_class_uid not in ENHANCED_CLASSES:
+    if first.sop_class_uid in CT_CLASSES:
         yield from _ct_value_lines(instances)
     rescales = {(i.rescale_slope, i.rescale_intercept) for i in instances}
     if len(rescales) > 1 and not any(None in pair for pair in rescales):
@@ -163,11 +163,9 @@ def _value_lines(instances: Sequence[Instance]) -> Iterable[ReportLine]:
     lossy = [i for i in instances if i.lossy]
     if lossy:
         yield line("lossy_compression", lossy[0].where, count=len(lossy))
-    padding = sorted({i.padding_value for i in instances if i.padding_value is not None})
-    if padding:
-        yield line("padding_values", "PixelPaddingValue (0028,0120)", value=", ".join(map(str, padding)))
-    if any(i.photometric == "MONOCHROME1" for i in instances):
-        yield line("monochrome1")
+    inverted = next((i for i in instances if i.photometric == "MONOCHROME1"), None)
+    if inverted is not None:
+        yield line(monochrome1_code(first.modality), inverted.where)
 
 
 def _ct_value_lines(instances: Sequence[Instance]) -> Iterable[ReportLine]:

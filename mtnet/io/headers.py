@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-import math
 import struct
 import warnings
 import zipfile
 import zlib
-from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import IO, TYPE_CHECKING
 
 from mtnet.io.files import FileEntry, Opener
+from mtnet.io.kinds import ENHANCED_CLASSES
 from mtnet.io.limits import Limits
+from mtnet.io.multiframe import FRAME_TAGS, frame_datasets
+from mtnet.io.tags import (
+    UnusableError,
+    count_of,
+    hint_of,
+    integer_of,
+    length_of,
+    number_of,
+    orientation_of,
+    padding_of,
+    pixel_spacing_of,
+    position_of,
+    text_of,
+)
 from mtnet.io.verdicts import line
 from mtnet.structures.report import ReportLine
 from mtnet.structures.study import Instance
@@ -38,14 +53,22 @@ _NATIVE_SYNTAXES = frozenset({_IMPLICIT, _EXPLICIT, _EXPLICIT_BIG_ENDIAN})
 _UNDEFINED_LENGTH = 0xFFFFFFFF
 _LONG_VRS = (b"OB", b"OW", b"OF", b"OD", b"UN")
 
+_VARIANT_TAGS = (
+    "AcquisitionNumber", "ConvolutionKernel", "ImageType", "TemporalPositionIdentifier", "TemporalPositionIndex",
+    "TemporalPositionTimeOffset", "NominalPercentageOfCardiacPhase", "EchoTime", "EffectiveEchoTime", "DiffusionBValue",
+    "DiffusionGradientOrientation", "ComplexImageComponent", "StackID", "InversionTime", "InversionTimes", "FlipAngle",
+    "KVP", "SliceThickness",
+)  # fmt: skip
+"""Tags that tell apart images at one position, the likelier ones first."""
+
 _TAGS = (
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Modality",
-    "ImageType", "Manufacturer", "SeriesDescription", "BodyPartExamined", "SeriesNumber", "InstanceNumber",
-    "AcquisitionNumber", "ConvolutionKernel", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel",
-    "PhotometricInterpretation", "BitsAllocated", "BitsStored", "PixelRepresentation", "LossyImageCompression",
-    "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "GantryDetectorTilt",
-    "RescaleSlope", "RescaleIntercept", "RescaleType", "PixelPaddingValue", "PixelPaddingRangeLimit",
-    "TemporalPositionIdentifier", "EchoTime", "KVP", "NominalPercentageOfCardiacPhase", "DiffusionBValue",
+    "Manufacturer", "SeriesDescription", "BodyPartExamined", "SeriesNumber", "InstanceNumber", "Rows", "Columns",
+    "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit",
+    "PixelRepresentation", "LossyImageCompression", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
+    "GantryDetectorTilt", "RescaleSlope", "RescaleIntercept", "RescaleType", "PixelPaddingValue",
+    "PixelPaddingRangeLimit", "ContrastBolusAgent", "PatientPosition", "ConcatenationUID",
+    "ConcatenationFrameOffsetNumber", *_VARIANT_TAGS,
 )  # fmt: skip
 
 
@@ -53,9 +76,11 @@ _TAGS = (
 class Header:
     """An instance and what its header says beyond it.
 
-    ``variants`` are tags that tell apart images at one position (name, value). ``pixel_offset`` is where the pixel
-    data element starts in the file, ``None`` where that is not known (deflated) or there is none (``has_pixels``).
-    ``problems`` are findings about this file alone.
+    ``variants`` are the tags that tell apart images at one position, by keyword, as text; only those that are there.
+    ``object_key`` is shared by the frames of one multi-frame object or concatenation (PS3.3 C.7.6.16.2.2.4), empty for
+    single-frame objects. ``pixel_offset`` is where the value of the pixel data starts in the file, ``None`` where that
+    is not known (deflated) or there is none (``has_pixels``). ``problems`` are findings about this file alone.
+    ``frames`` has a header for each frame of an object that keeps its geometry in functional groups.
     """
 
     instance: Instance
@@ -66,14 +91,12 @@ class Header:
     description: str
     body_part: str
     manufacturer: str
-    variants: tuple[tuple[str, object], ...]
+    variants: Mapping[str, str]
     has_pixels: bool
     pixel_offset: int | None
     problems: tuple[ReportLine, ...] = ()
-
-
-class _UnusableError(ValueError):
-    """A header value that is there and cannot be used; the message names its tag, never its content."""
+    object_key: str = ""
+    frames: tuple[Header, ...] = ()
 
 
 def read_header(entry: FileEntry, opener: Opener, limits: Limits) -> Header | ReportLine | None:
@@ -96,7 +119,7 @@ def read_header(entry: FileEntry, opener: Opener, limits: Limits) -> Header | Re
             if entry.suffixes not in DICOM_SUFFIXES:
                 return None
             reason = "it does not start as DICOM does."
-    except _UnusableError as error:
+    except UnusableError as error:
         reason = str(error)
     except Exception as error:
         # Fed with any bytes, the parser may raise anything: the file is then unreadable, and the scan goes on.
@@ -122,7 +145,7 @@ def _parse(stream: IO[bytes], entry: FileEntry, limits: Limits, *, marked: bool)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=True, specific_tags=list(_TAGS))
+        dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=True, specific_tags=[*_TAGS, *FRAME_TAGS])
         meta = getattr(dataset, "file_meta", None) or {}
         syntax = str(meta.get("TransferSyntaxUID", "") or "") or _encoding(dataset)
         sop_class = str(dataset.get("SOPClassUID", "") or meta.get("MediaStorageSOPClassUID", "") or "")
@@ -131,36 +154,53 @@ def _parse(stream: IO[bytes], entry: FileEntry, limits: Limits, *, marked: bool)
         uids = [str(dataset.get(tag, "") or "") for tag in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")]
         if not (sop_class and all(uids)):
             if marked:
-                raise _UnusableError("study, series or object UID is absent.")
+                raise UnusableError("study, series or object UID is absent.")
             return None
         instance = _instance(dataset, entry, sop_class, uids[2], syntax)
         if instance.number_of_frames > limits.frames:
             return line("limit_exceeded", entry.where, what="The number of frames", limit=limits.frames)
-        has_pixels, offset, problems = _pixels(stream, instance, syntax)
-        return Header(
-            instance=instance,
+        pixels = _pixels(stream, dataset, instance)
+        header = Header(
+            instance=replace(instance, native_offset=pixels.native_offset),
             study_instance_uid=uids[0],
             series_instance_uid=uids[1],
-            series_number=_count(dataset, "SeriesNumber"),
-            kernel=_text(dataset, "ConvolutionKernel"),
-            description=_text(dataset, "SeriesDescription"),
-            body_part=_text(dataset, "BodyPartExamined"),
-            manufacturer=_text(dataset, "Manufacturer"),
-            variants=(
-                ("AcquisitionNumber", instance.acquisition_number),
-                ("ConvolutionKernel", _text(dataset, "ConvolutionKernel")),
-                ("ImageType", instance.image_type),
-                ("TemporalPositionIdentifier", _text(dataset, "TemporalPositionIdentifier")),
-                ("NominalPercentageOfCardiacPhase", _text(dataset, "NominalPercentageOfCardiacPhase")),
-                ("EchoTime", _text(dataset, "EchoTime")),
-                ("DiffusionBValue", _text(dataset, "DiffusionBValue")),
-                ("KVP", _text(dataset, "KVP")),
-                ("SliceThickness", instance.slice_thickness_mm),
-            ),
-            has_pixels=has_pixels,
-            pixel_offset=offset,
-            problems=problems,
+            series_number=count_of(dataset, "SeriesNumber"),
+            kernel=text_of(dataset, "ConvolutionKernel"),
+            description=text_of(dataset, "SeriesDescription"),
+            body_part=text_of(dataset, "BodyPartExamined"),
+            manufacturer=text_of(dataset, "Manufacturer"),
+            variants=_variants(dataset),
+            has_pixels=pixels.present,
+            pixel_offset=pixels.offset,
+            problems=pixels.problems,
         )
+        return _with_frames(header, dataset) if sop_class in ENHANCED_CLASSES else header
+
+
+def _with_frames(header: Header, dataset: Dataset) -> Header:
+    """The header of an enhanced object with one of its own for each frame, read as a file's header is."""
+    whole = header.instance
+    concatenation = text_of(dataset, "ConcatenationUID")
+    key = concatenation or (whole.sop_instance_uid if whole.number_of_frames > 1 else "")
+    before = count_of(dataset, "ConcatenationFrameOffsetNumber") or 0
+    frames = []
+    for number, item in enumerate(frame_datasets(dataset, whole.number_of_frames), start=1):
+        count = before + number if key else whole.instance_number
+        instance = replace(_placed(whole, item), frame=number, instance_number=count)
+        frames.append(
+            replace(
+                header,
+                instance=instance,
+                kernel=text_of(item, "ConvolutionKernel"),
+                variants=_variants(item),
+                object_key=key,
+            )
+        )
+    return replace(header, kernel=frames[0].kernel, frames=tuple(frames))
+
+
+def _variants(dataset: Dataset) -> dict[str, str]:
+    return {tag: text for tag in _VARIANT_TAGS if tag in dataset and (text := text_of(dataset, tag))}
 
 
 def _too_large(stream: IO[bytes], entry: FileEntry, limits: Limits) -> ReportLine | None:
@@ -202,165 +242,91 @@ def _encoding(dataset: Dataset) -> str:
 
 
 def _instance(dataset: Dataset, entry: FileEntry, sop_class: str, sop_uid: str, syntax: str) -> Instance:
-    signed = _integer(dataset, "PixelRepresentation")
-    bits = _integer(dataset, "BitsAllocated")
-    return Instance(
+    signed = integer_of(dataset, "PixelRepresentation")
+    bits = integer_of(dataset, "BitsAllocated")
+    instance = Instance(
         path=entry.path,
         member=entry.member,
         file_bytes=entry.size,
         sop_instance_uid=sop_uid,
         sop_class_uid=sop_class,
         transfer_syntax_uid=syntax,
-        modality=_text(dataset, "Modality"),
-        image_type=tuple(part.strip().upper() for part in _text(dataset, "ImageType").split("\\") if part.strip()),
-        instance_number=_count(dataset, "InstanceNumber"),
-        acquisition_number=_count(dataset, "AcquisitionNumber"),
-        frame_of_reference_uid=_text(dataset, "FrameOfReferenceUID") or None,
-        rows=_integer(dataset, "Rows") or None,
-        columns=_integer(dataset, "Columns") or None,
-        number_of_frames=max(_integer(dataset, "NumberOfFrames") or 1, 1),
-        samples_per_pixel=_integer(dataset, "SamplesPerPixel") or 1,
-        photometric=_text(dataset, "PhotometricInterpretation"),
+        modality=text_of(dataset, "Modality"),
+        instance_number=count_of(dataset, "InstanceNumber"),
+        frame_of_reference_uid=text_of(dataset, "FrameOfReferenceUID") or None,
+        rows=integer_of(dataset, "Rows") or None,
+        columns=integer_of(dataset, "Columns") or None,
+        number_of_frames=max(integer_of(dataset, "NumberOfFrames") or 1, 1),
+        samples_per_pixel=integer_of(dataset, "SamplesPerPixel") or 1,
+        photometric=text_of(dataset, "PhotometricInterpretation"),
         bits_allocated=bits,
-        bits_stored=_integer(dataset, "BitsStored"),
+        bits_stored=integer_of(dataset, "BitsStored"),
         pixel_representation=signed,
-        lossy=_text(dataset, "LossyImageCompression") == "01" or syntax in _LOSSY_SYNTAXES,
-        position_lps_mm=_triple(dataset, "ImagePositionPatient"),
-        orientation_lps=_orientation(dataset),
-        pixel_spacing_mm=_spacing(dataset),
-        slice_thickness_mm=_length(dataset, "SliceThickness"),
-        gantry_tilt_deg=_hint(dataset, "GantryDetectorTilt"),
-        rescale_slope=_number(dataset, "RescaleSlope"),
-        rescale_intercept=_number(dataset, "RescaleIntercept"),
-        rescale_type=_text(dataset, "RescaleType") or None,
-        padding_value=_stored(_integer(dataset, "PixelPaddingValue"), signed, bits),
-        padding_limit=_stored(_integer(dataset, "PixelPaddingRangeLimit"), signed, bits),
+        contrast_agent=bool(text_of(dataset, "ContrastBolusAgent")),
+        patient_position=text_of(dataset, "PatientPosition"),
+        lossy=text_of(dataset, "LossyImageCompression") == "01" or syntax in _LOSSY_SYNTAXES,
+        padding_value=padding_of(integer_of(dataset, "PixelPaddingValue"), signed, bits),
+        padding_limit=padding_of(integer_of(dataset, "PixelPaddingRangeLimit"), signed, bits),
+    )
+    return _placed(instance, dataset)
+
+
+def _placed(instance: Instance, dataset: Dataset) -> Instance:
+    """The instance with what can change from frame to frame taken from ``dataset``."""
+    return replace(
+        instance,
+        image_type=tuple(part.strip().upper() for part in text_of(dataset, "ImageType").split("\\") if part.strip()),
+        acquisition_number=count_of(dataset, "AcquisitionNumber"),
+        position_lps_mm=position_of(dataset),
+        orientation_lps=orientation_of(dataset),
+        pixel_spacing_mm=pixel_spacing_of(dataset),
+        slice_thickness_mm=length_of(dataset, "SliceThickness"),
+        gantry_tilt_deg=hint_of(dataset, "GantryDetectorTilt"),
+        rescale_slope=number_of(dataset, "RescaleSlope"),
+        rescale_intercept=number_of(dataset, "RescaleIntercept"),
+        rescale_type=text_of(dataset, "RescaleType") or None,
     )
 
 
-def _value(dataset: Dataset, keyword: str) -> Any:
-    """The converted value, ``None`` where absent or empty.
+@dataclass(frozen=True, slots=True)
+class _Pixels:
+    """Whether pixel data follow; where their value starts; where it can be read as it lies; what is wrong with it."""
 
-    Raises:
-        _UnusableError: the value cannot be converted.
-    """
-    try:
-        value = dataset.get(keyword)
-    except Exception as error:
-        raise _UnusableError(f"{keyword} has a value that is not valid.") from error
-    return None if value is None or value in ("", []) else value
+    present: bool
+    offset: int | None = None
+    native_offset: int | None = None
+    problems: tuple[ReportLine, ...] = ()
 
 
-def _text(dataset: Dataset, keyword: str) -> str:
-    try:
-        value = _value(dataset, keyword)
-    except _UnusableError:
-        return ""
-    if value is None:
-        return ""
-    if not isinstance(value, (str, bytes)) and hasattr(value, "__iter__"):
-        return "\\".join(str(item).strip() for item in value)
-    return str(value).strip()
-
-
-def _numbers(dataset: Dataset, keyword: str) -> list[float] | None:
-    value = _value(dataset, keyword)
-    if value is None:
-        return None
-    items = list(value) if hasattr(value, "__iter__") and not isinstance(value, (str, bytes)) else [value]
-    try:
-        numbers = [float(item) for item in items]
-    except (TypeError, ValueError) as error:
-        raise _UnusableError(f"{keyword} has a value that is not a number.") from error
-    if not all(math.isfinite(number) for number in numbers):
-        raise _UnusableError(f"{keyword} has a value that is not finite.")
-    return numbers
-
-
-def _number(dataset: Dataset, keyword: str) -> float | None:
-    numbers = _numbers(dataset, keyword)
-    return numbers[0] if numbers else None
-
-
-def _integer(dataset: Dataset, keyword: str) -> int | None:
-    number = _number(dataset, keyword)
-    return None if number is None else int(number)
-
-
-def _hint(dataset: Dataset, keyword: str) -> float | None:
-    """A number that nothing depends on: one that is not valid counts as absent."""
-    try:
-        return _number(dataset, keyword)
-    except _UnusableError:
-        return None
-
-
-def _count(dataset: Dataset, keyword: str) -> int | None:
-    number = _hint(dataset, keyword)
-    return None if number is None else int(number)
-
-
-def _length(dataset: Dataset, keyword: str) -> float | None:
-    """A length; 0 and less mean that it is not known."""
-    number = _hint(dataset, keyword)
-    return number if number is not None and number > 0 else None
-
-
-def _triple(dataset: Dataset, keyword: str) -> tuple[float, float, float] | None:
-    numbers = _numbers(dataset, keyword)
-    return (numbers[0], numbers[1], numbers[2]) if numbers is not None and len(numbers) == 3 else None
-
-
-def _spacing(dataset: Dataset) -> tuple[float, float] | None:
-    numbers = _numbers(dataset, "PixelSpacing")
-    if numbers is None or len(numbers) != 2 or min(numbers) <= 0:
-        return None
-    return numbers[0], numbers[1]
-
-
-def _orientation(dataset: Dataset) -> tuple[float, float, float, float, float, float] | None:
-    """Direction cosines, ``None`` unless both are unit vectors at a right angle, to 1e-3 (PS3.3 C.7.6.2.1.1)."""
-    numbers = _numbers(dataset, "ImageOrientationPatient")
-    if numbers is None or len(numbers) != 6:
-        return None
-    row, column = numbers[:3], numbers[3:]
-    products = (
-        sum(a * a for a in row) - 1,
-        sum(a * a for a in column) - 1,
-        sum(a * b for a, b in zip(row, column, strict=True)),
-    )
-    if max(abs(product) for product in products) > 1e-3:
-        return None
-    return row[0], row[1], row[2], column[0], column[1], column[2]
-
-
-def _stored(value: int | None, signed: int | None, bits: int | None) -> int | None:
-    """A padding value as the stored pixels hold it: its tag may be typed US where pixels are signed, or the reverse."""
-    if value is None or bits is None or not 0 < bits <= 64:
-        return value
-    value %= 2**bits
-    return value - 2**bits if signed == 1 and value >= 2 ** (bits - 1) else value
-
-
-def _pixels(stream: IO[bytes], instance: Instance, syntax: str) -> tuple[bool, int | None, tuple[ReportLine, ...]]:
-    """Whether pixel data follow, where, and whether all of them are there as far as that shows without decoding."""
+def _pixels(stream: IO[bytes], dataset: Dataset, instance: Instance) -> _Pixels:
+    """Look for the pixel data after the header, and whether all are there as far as that shows without decoding."""
+    syntax = instance.transfer_syntax_uid
     if syntax == _DEFLATED:
-        return True, None, ()
-    offset = stream.tell()
+        return _Pixels(True)
+    element = stream.tell()
     order = ">" if syntax == _EXPLICIT_BIG_ENDIAN else "<"
     start = stream.read(12)
     if len(start) < 8 or struct.unpack(f"{order}H", start[:2])[0] != 0x7FE0:
-        return False, None, ()
+        return _Pixels(False)
     if start[4:6] in _LONG_VRS and len(start) == 12:
-        length, value_offset = struct.unpack(f"{order}I", start[8:12])[0], offset + 12
+        length, offset = struct.unpack(f"{order}I", start[8:12])[0], element + 12
     else:
-        length, value_offset = struct.unpack(f"{order}I", start[4:8])[0], offset + 8
+        length, offset = struct.unpack(f"{order}I", start[4:8])[0], element + 8
     if length == _UNDEFINED_LENGTH or syntax not in _NATIVE_SYNTAXES or not (instance.rows and instance.columns):
-        return True, offset, ()
+        return _Pixels(True, offset)
     bits = instance.rows * instance.columns * instance.number_of_frames * instance.samples_per_pixel
     expected = (bits * (instance.bits_allocated or 16) + 7) // 8
     if instance.photometric == "YBR_FULL_422":
         expected = expected * 2 // 3
-    found = min(length, max(instance.file_bytes - value_offset, 0))
-    problems = (line("truncated_pixels", instance.where, found=found, expected=expected),) if found < expected else ()
-    return True, offset, problems
+    found = min(length, max(instance.file_bytes - offset, 0))
+    if found < expected:
+        return _Pixels(True, offset, None, (line("truncated_pixels", instance.where, found=found, expected=expected),))
+    plain = (
+        start[2:4] in (b"\x10\x00", b"\x00\x10")
+        and length in (expected, expected + 1)
+        and instance.samples_per_pixel == 1
+        and instance.bits_allocated in ((16, 32) if order == ">" else (8, 16, 32))
+        and instance.bits_stored is not None
+        and hint_of(dataset, "HighBit") in (None, instance.bits_stored - 1)
+    )
+    return _Pixels(True, offset, offset if plain else None)

@@ -9,16 +9,19 @@ from numpy.typing import NDArray
 
 from mtnet.io.files import Opener
 from mtnet.io.limits import Limits
-from mtnet.io.pixels import AIR_HU, read_stored, to_values
+from mtnet.io.native import read_native
+from mtnet.io.pixels import read_stored
 from mtnet.io.positions import SlicePositions, measure_positions
 from mtnet.io.repair import needs_repair, repaired_grid, resample
-from mtnet.io.verdicts import Mode, judge, line, mode_of
+from mtnet.io.values import AIR_HU, padding_mask, swapped_back, to_values
+from mtnet.io.verdicts import judge, line, mode_of
 from mtnet.structures.geometry import Geometry
-from mtnet.structures.report import RefusedError, ReportLine
+from mtnet.structures.report import RefusedError
 from mtnet.structures.study import Instance, Series, Stack
 from mtnet.structures.volume import Volume
 
 _DEFAULT_LIMITS = Limits()
+_PADDING = "PixelPaddingValue (0028,0120)"
 
 
 def load(
@@ -47,7 +50,7 @@ def load(
         ValueError: ``strict`` and ``repair`` are both set.
     """
     mode = mode_of(strict=strict, repair=repair)
-    report = judge((*series.report, *stack.report, *_inverted(stack, mode)), mode)
+    report = judge((*series.report, *stack.report), mode)
     if report.refusals:
         raise RefusedError(report.refusals)
     if stack.kind != "volume":
@@ -62,32 +65,17 @@ def load(
     if mending:
         _check_size(grid.shape, 4, limits)
     air = instances[0].modality == "CT"
-    slices = _read_slices(instances, plane, limits, air=air)
+    swap = "monochrome1_values" in report.codes
+    slices, padding = _read_slices(instances, plane, limits, air=air, swap=swap)
+    if padding:
+        report = report.plus([line("padding_values", _PADDING, count=padding, air=AIR_HU)])
     if mending:
         slices = resample(slices, positions, pixel_mm, grid, AIR_HU if air else float(np.min(slices)))
     return Volume(slices.transpose(2, 1, 0)[None], grid, instances[0].modality, report)
 
 
-def _inverted(stack: Stack, mode: Mode) -> tuple[ReportLine, ...]:
-    """What MONOCHROME1 means for a volume.
-
-    PS3.3 C.7.6.3.1.2 makes it a matter of display, after rescale; ITK and some writers invert stored values instead.
-    Which of them wrote a file cannot be told from it.
-    """
-    found = next((item for item in stack.instances if item.photometric == "MONOCHROME1"), None)
-    if found is None or stack.kind != "volume":
-        return ()
-    message = (
-        "PhotometricInterpretation (0028,0004) is MONOCHROME1, and writers disagree on whether stored values are then "
-        "inverted. Repair takes them as rescale gives them, as the standard says."
-    )
-    return (ReportLine("monochrome1_values", "repaired" if mode == "repair" else "refused", message, found.where),)
-
-
 def _check_placed(stack: Stack) -> None:
     for item in stack.instances:
-        if item.number_of_frames != 1:
-            raise RefusedError([line("enhanced_multiframe_not_read", item.where, frames=item.number_of_frames)])
         if item.position_lps_mm is None or item.orientation_lps is None:
             raise RefusedError([line("missing_geometry", item.where, tag="ImagePositionPatient (0020,0032)", count=1)])
 
@@ -125,19 +113,30 @@ def _grid(
 
 
 def _read_slices(
-    instances: Sequence[Instance], plane: tuple[int, int], limits: Limits, *, air: bool
-) -> NDArray[np.generic]:
-    """Values ``(k, j, i)`` of all slices, in one array that is widened once where int16 proves too narrow."""
+    instances: Sequence[Instance], plane: tuple[int, int], limits: Limits, *, air: bool, swap: bool
+) -> tuple[NDArray[np.generic], int]:
+    """Values ``(k, j, i)`` of all slices, in one array that is widened once where int16 proves too narrow.
+
+    Padding becomes air here, before anything is resampled; the second result is how many pixels did.
+    """
     shape = (len(instances), plane[1], plane[0])
     slices: NDArray[np.generic] = np.empty(shape, dtype=np.int16)
+    padding = 0
     with Opener() as opener:
         for index, instance in enumerate(instances):
-            values = to_values(read_stored(instance, opener, limits), instance, air=air)
+            stored = read_native(instance, opener)
+            if stored is None:
+                stored = read_stored(instance, opener, limits)
+            padded = padding_mask(stored, instance) if air else None
+            padding += 0 if padded is None else int(np.count_nonzero(padded))
+            values = to_values(stored, instance, padded)
+            if swap:
+                values = swapped_back(values, instance)
             if values.dtype != slices.dtype and slices.dtype == np.int16:
                 _check_size(shape, 4, limits)
                 slices = slices.astype(np.float32)
             slices[index] = values
-    return slices
+    return slices, padding
 
 
 def _check_size(shape: tuple[int, int, int], item_bytes: int, limits: Limits) -> None:

@@ -1,4 +1,4 @@
-"""Pixels of one single-frame, single-sample DICOM object: decoded as stored, and turned into values (HU on CT)."""
+"""Pixels of one single-frame, single-sample DICOM object, decoded as stored."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from mtnet.io.files import Opener
 from mtnet.io.limits import Limits
 from mtnet.io.streams import JPEG2000_SYNTAXES, JPEG_SYNTAXES, JPEGLS_SYNTAXES, read_facts, stream_of
+from mtnet.io.values import padding_mask
 from mtnet.io.verdicts import line
 from mtnet.structures.report import RefusedError
 from mtnet.structures.study import Instance
@@ -20,9 +21,6 @@ from mtnet.structures.study import Instance
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
     from pydicom.uid import UID
-
-AIR_HU = -1024
-"""What padding becomes on CT: the lowest value of a 12-bit scanner, which is what air outside its circle reads."""
 
 _IMPLICIT = "1.2.840.10008.1.2"
 _BIG_ENDIAN = "1.2.840.10008.1.2.2"
@@ -33,7 +31,6 @@ _DECODERS = (
     (JPEGLS_SYNTAXES, "pyjpegls"),
     (JPEG2000_SYNTAXES, "pylibjpeg and pylibjpeg-openjpeg"),
 )
-_INT16 = np.iinfo(np.int16)
 
 
 def read_stored(instance: Instance, opener: Opener, limits: Limits) -> NDArray[np.integer[Any]]:
@@ -65,47 +62,6 @@ def read_stored(instance: Instance, opener: Opener, limits: Limits) -> NDArray[n
         # Decoders raise what they like on broken streams; whatever it is, these pixels cannot be read.
         message = str(error).splitlines()[0] if isinstance(error, ValueError) and str(error) else type(error).__name__
         raise _unreadable(instance, message) from error
-
-
-def to_values(stored: NDArray[np.integer[Any]], instance: Instance, *, air: bool) -> NDArray[np.generic]:
-    """Turn stored values into real ones: ``stored * slope + intercept`` (PS3.3 C.11.1.1.2), identity where absent.
-
-    Args:
-        stored: ``(rows, columns)`` as ``read_stored`` gives them.
-        instance: its rescale and padding tags are used (PS3.3 C.7.5.1.1.2: PixelPaddingValue, or the range between it
-            and PixelPaddingRangeLimit, both in stored values).
-        air: whether padding becomes ``AIR_HU``; for CT.
-
-    Returns:
-        int16 where slope and intercept are whole numbers and every value fits, float32 otherwise.
-    """
-    slope = 1.0 if instance.rescale_slope is None else instance.rescale_slope
-    intercept = 0.0 if instance.rescale_intercept is None else instance.rescale_intercept
-    padded = _padding(stored, instance) if air else None
-    whole: NDArray[np.signedinteger[Any]]
-    if float(slope).is_integer() and float(intercept).is_integer() and max(abs(slope), abs(intercept)) < 2**31:
-        wide = stored.dtype.itemsize > 2 or abs(slope) > 2**14
-        whole = stored.astype(np.int64 if wide else np.int32)
-        if slope != 1:
-            np.multiply(whole, int(slope), out=whole)
-        np.add(whole, int(intercept), out=whole)
-        if padded is not None:
-            whole[padded] = AIR_HU
-        low, high = int(whole.min()), int(whole.max())
-        return whole.astype(np.int16 if low >= _INT16.min and high <= _INT16.max else np.float32)
-    real = stored * np.float64(slope) + intercept
-    if padded is not None:
-        real[padded] = AIR_HU
-    return real.astype(np.float32)
-
-
-def _padding(stored: NDArray[np.integer[Any]], instance: Instance) -> NDArray[np.bool_] | None:
-    if instance.padding_value is None:
-        return None
-    limit = instance.padding_value if instance.padding_limit is None else instance.padding_limit
-    low, high = sorted((instance.padding_value, limit))
-    mask: NDArray[np.bool_] = (stored >= low) & (stored <= high)
-    return mask if mask.any() else None
 
 
 def _decode(stream: IO[bytes], instance: Instance, limits: Limits) -> NDArray[np.integer[Any]]:
@@ -193,7 +149,7 @@ def _within_bits(pixels: NDArray[np.integer[Any]], dataset: Dataset, instance: I
     if overlay or (signed and pixels.min() >= 0 and pixels.max() < 2**bits):
         cleared = pixels & pixels.dtype.type(2**bits - 1)
         return cleared - (cleared > high) * pixels.dtype.type(2**bits) if signed else cleared
-    padded = _padding(pixels, instance)
+    padded = padding_mask(pixels, instance)
     outside = (pixels < low) | (pixels > high)
     if padded is not None and bool(padded[outside].all()):
         return pixels

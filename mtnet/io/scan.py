@@ -78,7 +78,7 @@ def _read_headers(
             if found not in lines:  # Media carry one directory file a folder, all of one name.
                 lines.append(found)
         else:
-            headers.append(found)
+            headers += found.frames or (found,)
     return headers, lines, foreign
 
 

@@ -49,6 +49,7 @@ VERDICTS: Mapping[str, Verdict] = {
     "identical_duplicates": _note("{count} file(s) repeat another one and are left out."),
     "repeated_object_uid": _note("{count} different files share one SOPInstanceUID (0008,0018)."),
     "shuffled_instance_numbers": _note("InstanceNumber does not follow the slices; they are ordered by position."),
+    "shuffled_frames": _note("The frames do not follow one another in space; they are ordered by position."),
     "absent_instance_numbers": _note("{count} of {total} files have no InstanceNumber; they are ordered by position."),
     # Grid
     "oblique": _note("The slices are oblique: row {row}, column {column} in LPS."),
@@ -87,10 +88,17 @@ VERDICTS: Mapping[str, Verdict] = {
     ),
     "missing_geometry": _refused("{tag} is absent or unusable in {count} file(s): the place of the pixels is unknown."),
     # Values
-    "padding_values": _note("Pixels outside the scan hold the padding value {value} and become air."),
+    "padding_values": _note("{count} pixel(s) outside the scan held padding and became air of {air} HU."),
     "rescale_varies": _note("Rescale slope or intercept changes from slice to slice; each slice gets its own."),
     "rescale_type_spelling": _note("RescaleType (0028,1054) is {value!r}, taken as HU."),
-    "monochrome1": _note("PhotometricInterpretation is MONOCHROME1: bright and dark are swapped on display."),
+    "monochrome1": _note(
+        "PhotometricInterpretation (0028,0004) is MONOCHROME1: bright and dark are swapped on display, and the values "
+        "are kept, for they are physical."
+    ),
+    "monochrome1_values": _repairable(
+        "PhotometricInterpretation (0028,0004) is MONOCHROME1 where values have no physical scale: bright and dark are "
+        "swapped. Repair swaps them back within BitsStored (0028,0101), so that what shows bright is high."
+    ),
     "lossy_compression": _note("{count} file(s) were compressed with loss: values are approximate."),
     "rescale_missing": _repairable(
         "RescaleSlope (0028,1053) or RescaleIntercept (0028,1052) is absent in {count} CT file(s): values are not "
@@ -110,7 +118,6 @@ VERDICTS: Mapping[str, Verdict] = {
     "signedness_mismatch": _refused(
         "The compressed stream and PixelRepresentation (0028,0103) disagree on signedness: HU would be wrong."
     ),
-    "enhanced_multiframe_not_read": _refused("An enhanced multi-frame object of {frames} frames: not read yet."),
     "not_a_volume": _refused("The series is {kind}, not a volume."),
     "limit_exceeded": _refused("{what} is over the limit of {limit}. Raise the limit if the input is trusted."),
     "encrypted_entry": _refused("The archive entry is encrypted. Unpack it first."),
@@ -132,6 +139,14 @@ VERDICTS: Mapping[str, Verdict] = {
     "archive_not_opened": _note("An archive inside the input is not opened. Give it on its own."),
     "link_not_followed": _note("{count} link(s) or special file(s) are passed over: seen already, broken, or no file."),
 }
+
+PHYSICAL_MODALITIES = frozenset({"CT", "PT"})
+"""Modalities whose rescaled values are physical (HU, activity), whatever their display (PS3.3 C.7.6.3.1.2)."""
+
+
+def monochrome1_code(modality: str) -> str:
+    """The code for a volume that is MONOCHROME1: values kept where they are physical, else to be swapped back."""
+    return "monochrome1" if modality in PHYSICAL_MODALITIES else "monochrome1_values"
 
 
 def line(code: str, where: str = "", **values: object) -> ReportLine:

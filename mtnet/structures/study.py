@@ -16,12 +16,14 @@ SERIES_KINDS: tuple[SeriesKind, ...] = get_args(SeriesKind)
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """Header of one DICOM object, as far as assembling and judging a volume needs it. Absent tags are ``None``.
+    """Header of one DICOM object, or of one frame of it, as far as a volume needs it. Absent tags are ``None``.
 
     ``path`` is the file; ``member`` names the entry when ``path`` is a zip archive. ``position_lps_mm`` and
     ``orientation_lps`` (row cosines, then column cosines) are PS3.3 C.7.6.2; ``pixel_spacing_mm`` is (between rows,
     between columns), as DICOM stores it. ``contrast_agent`` is whether ContrastBolusAgent (0018,0010) names one;
-    ``patient_position`` is (0018,5100).
+    ``patient_position`` is (0018,5100). ``frame`` is the number, from 1, of the frame that it stands for in an object
+    that keeps geometry by frame; ``number_of_frames`` stays that of the object. ``native_offset`` is where uncompressed
+    values start in the file, ``None`` where they do not simply lie there.
     """
 
     path: Path
@@ -56,11 +58,19 @@ class Instance:
     padding_limit: int | None = None
     contrast_agent: bool = False
     patient_position: str = ""
+    frame: int | None = None
+    native_offset: int | None = None
 
     @property
     def where(self) -> str:
-        """The file's name for reports: ``archive.zip!member`` or the bare file name."""
-        return f"{self.path.name}!{self.member}" if self.member else self.path.name
+        """The file's name for reports: ``archive.zip!member`` or the bare file name, and the frame in it."""
+        name = f"{self.path.name}!{self.member}" if self.member else self.path.name
+        return f"{name} frame {self.frame}" if self.frame is not None and self.number_of_frames > 1 else name
+
+    @property
+    def images(self) -> int:
+        """How many images it stands for: the frames of the object, or 1 for one frame."""
+        return 1 if self.frame is not None else self.number_of_frames
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,14 +99,13 @@ def test_missing_rescale_is_refused_and_taken_as_hu_under_repair(tmp_path: Path)
     assert_tells_its_place(volume)
 
 
-def test_monochrome1_is_refused_unless_repair_takes_it_as_the_standard_says(tmp_path: Path) -> None:
+def test_a_ct_that_is_shown_inverted_keeps_its_hu(tmp_path: Path) -> None:
     def edit(dataset: Dataset, _: int) -> None:
         dataset.PhotometricInterpretation = "MONOCHROME1"
 
     write_ct_series(tmp_path, edit=edit)
-    assert refused_codes(tmp_path) == ["monochrome1_values"]
-    volume = load_only(tmp_path, repair=True)
-    assert ("monochrome1_values", "repaired") in {(item.code, item.severity) for item in volume.report}
+    volume = load_only(tmp_path, strict=True)
+    assert ("monochrome1", "note") in {(item.code, item.severity) for item in volume.report}
     assert_tells_its_place(volume)
 
 
@@ -167,7 +166,7 @@ def test_both_series_of_the_real_study_equal_dcm2niixs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("field", "value", "code"),
     [
-        ("number_of_frames", 2, "enhanced_multiframe_not_read"),
+        ("number_of_frames", 2, "unreadable_pixels"),
         ("position_lps_mm", None, "missing_geometry"),
         ("pixel_spacing_mm", None, "missing_geometry"),
         ("rows", None, "missing_geometry"),

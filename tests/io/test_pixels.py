@@ -19,7 +19,8 @@ from pydicom.uid import UID, RLELossless
 from mtnet.io.files import FileEntry, Opener
 from mtnet.io.headers import Header, read_header
 from mtnet.io.limits import Limits
-from mtnet.io.pixels import AIR_HU, read_stored, to_values
+from mtnet.io.pixels import read_stored
+from mtnet.io.values import to_values
 from mtnet.structures import Instance, RefusedError
 from tests.builders import write_ct_series, write_dataset
 
@@ -69,7 +70,7 @@ def one_slice(folder: Path, edit: Callable[[Dataset], None] | None = None) -> Pa
 def test_every_lossless_transfer_syntax_gives_simpleitks_values(name: str) -> None:
     path = SYNTAXES / f"{name}.dcm"
     instance = instance_of(path)
-    values = to_values(stored_of(path), instance, air=False)
+    values = to_values(stored_of(path), instance)
     judge = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path)))[0]
     np.testing.assert_array_equal(values, judge)
     assert values.dtype == np.int16
@@ -215,40 +216,3 @@ def test_a_message_of_refusal_holds_nothing_of_the_patient(tmp_path: Path) -> No
     code, message = refusal_of(path)
     assert code == "unreadable_pixels"
     assert "Nobody" not in message and "SECRET" not in message
-
-
-def plain_instance(**fields: object) -> Instance:
-    return Instance(Path("a.dcm"), None, 0, "1", "2", "3", modality="CT", **fields)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("slope", "intercept", "stored", "expected", "dtype"),
-    [
-        (1.0, -1024.0, [0, 1024, 4095], [-1024, 0, 3071], np.int16),
-        (2.0, -10.0, [0, 100], [-10, 190], np.int16),
-        (None, None, [-5, 7], [-5, 7], np.int16),
-        (1.0, -1024.0, [0, 65535], [-1024, 64511], np.float32),
-        (0.5, -1000.0, [0, 3], [-1000, -998.5], np.float32),
-        (-1.0, 0.0, [-32768], [32768], np.float32),
-        (1.0, 0.25, [1], [1.25], np.float32),
-    ],
-)
-def test_rescale_is_exact_and_int16_only_where_it_fits(
-    slope: float | None, intercept: float | None, stored: list[int], expected: list[float], dtype: type
-) -> None:
-    array = np.array([stored], dtype=np.int16 if min(stored) < 0 else np.uint16)
-    values = to_values(array, plain_instance(rescale_slope=slope, rescale_intercept=intercept), air=True)
-    np.testing.assert_array_equal(values, [expected])
-    assert values.dtype == dtype
-
-
-@pytest.mark.parametrize(
-    ("value", "limit", "padded"),
-    [(-2000, None, [1, 0, 0, 0]), (-2000, -1500, [1, 1, 0, 0]), (-1500, -2000, [1, 1, 0, 0]), (7, None, [0, 0, 0, 0])],
-)
-def test_padding_becomes_air_before_rescale(value: int, limit: int | None, padded: list[int]) -> None:
-    stored = np.array([[-2000, -1500, 0, 900]], dtype=np.int16)
-    instance = plain_instance(rescale_slope=1.0, rescale_intercept=-24.0, padding_value=value, padding_limit=limit)
-    expected = np.where(np.array([padded], dtype=bool), AIR_HU, stored - 24)
-    np.testing.assert_array_equal(to_values(stored, instance, air=True), expected)
-    np.testing.assert_array_equal(to_values(stored, instance, air=False), stored - 24)

@@ -10,7 +10,7 @@ import pydicom
 import pytest
 
 from mtnet.io.limits import Limits
-from mtnet.io.pixels import AIR_HU
+from mtnet.io.values import AIR_HU
 from mtnet.structures import Volume
 from tests.builders import ramp_hu, write_ct_series
 from tests.io.test_load import OBLIQUE, load_only, refused_codes

@@ -24,7 +24,7 @@ EXPECTED: dict[str, tuple[list[tuple[str, str, int, set[str], set[str]]], set[st
         {"unreadable_file", "several_studies"},
     ),
     "cr_chest_monochrome1_j2k": ([("image", "CR", 1, set(), set())], set()),
-    "ct_chest_duplicates": ([("volume", "CT", 3, set(), {"identical_duplicates", "padding_values"})], set()),
+    "ct_chest_duplicates": ([("volume", "CT", 3, set(), {"identical_duplicates", "overlapping_slices"})], set()),
     "ct_chest_missing_slices": ([("volume", "CT", 6, set(), {"missing_slices"})], set()),
     "ct_chest_overlapping": ([("volume", "CT", 5, set(), {"overlapping_slices"})], set()),
     "ct_chest_reformats_two_vendors": (
@@ -38,7 +38,7 @@ EXPECTED: dict[str, tuple[list[tuple[str, str, int, set[str], set[str]]], set[st
         set(),
     ),
     "ct_enhanced_multiframe": (
-        [("parametric_map", "CT", 2, {"parametric_map", "enhanced_multiframe_not_read"}, set())],
+        [("parametric_map", "CT", 2, {"parametric_map"}, set())],
         set(),
     ),
     "ct_gap_ge": ([("volume", "CT", 4, {"missing_slices_wide_gap"}, set())], set()),
@@ -47,7 +47,7 @@ EXPECTED: dict[str, tuple[list[tuple[str, str, int, set[str], set[str]]], set[st
         [
             ("label_map", "SEG", 3, set(), set()),
             ("volume", "CT", 3, {"rescale_type_not_hu"}, set()),
-            ("volume", "CT", 3, {"enhanced_multiframe_not_read"}, set()),
+            ("volume", "CT", 3, {"rescale_type_not_hu"}, set()),
         ],
         {"several_series"},
     ),
@@ -71,7 +71,7 @@ EXPECTED: dict[str, tuple[list[tuple[str, str, int, set[str], set[str]]], set[st
         [("volume", "CT", 7, {"variable_spacing_wide_gap"}, {"gantry_tilt", "oblique"})],
         set(),
     ),
-    "ct_two_studies_one_folder": ([("volume", "CT", 3, set(), {"padding_values"})] * 2, {"several_studies"}),
+    "ct_two_studies_one_folder": ([("volume", "CT", 3, set(), {"overlapping_slices"})] * 2, {"several_studies"}),
     "ct_with_dicom_seg": (
         [
             ("volume", "CT", 3, set(), set()),
@@ -80,7 +80,7 @@ EXPECTED: dict[str, tuple[list[tuple[str, str, int, set[str], set[str]]], set[st
         ],
         {"several_series"},
     ),
-    "mr_enhanced_siemens": ([("volume", "MR", 6, {"enhanced_multiframe_not_read"}, set())] * 4, set()),
+    "mr_enhanced_siemens": ([("volume", "MR", 6, set(), set())] * 4, set()),
     "mr_jpeg_lossless_fragments": ([("volume", "MR", 6, set(), set())], set()),
     "mr_two_orientations": ([("volume", "MR", 2, set(), {"oblique"})] * 2, set()),
     "seg_stored_as_ct": ([("label_map", "SEG", 6, {"seg_stored_as_ct"}, set())], set()),

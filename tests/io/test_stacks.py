@@ -298,7 +298,7 @@ def set_tag(keyword: str, value: object, slices: tuple[int, ...] | None = None) 
         ({"omit": ("RescaleType",)}, {}),
         ({"edit": set_tag("Modality", "SEG")}, {"seg_stored_as_ct": "refused"}),
         ({"image_type": ("DERIVED", "PRIMARY", "PERFUSION", "RCBF")}, {"parametric_map": "refused"}),
-        ({"edit": set_tag("PixelPaddingValue", -2000)}, {"padding_values": "note"}),
+        ({"edit": set_tag("PixelPaddingValue", -2000)}, {}),
         ({"edit": set_tag("PhotometricInterpretation", "MONOCHROME1")}, {"monochrome1": "note"}),
         ({"edit": set_tag("LossyImageCompression", "01")}, {"lossy_compression": "note"}),
         ({"edit": set_tag("ImageOrientationPatient", [1, 0, 0, 1, 0, 0])}, {"missing_geometry": "refused"}),
