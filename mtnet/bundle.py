@@ -12,11 +12,11 @@ import hashlib
 import importlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from mtnet.structures import ModelInfo
+from mtnet.structures import Bounds, InputDomain, ModelInfo
 
 PARTS = ("network_def", "preprocessing", "inferer", "postprocessing")
 """The ids that are built from ``inference.json``."""
@@ -138,6 +138,25 @@ class Bundle:
             weights_licence=str(self.metadata.get("weights_licence", "")),
         )
 
+    def input_domain(self) -> InputDomain | None:
+        """The images that the network is made for; None where ``metadata.json`` does not declare them.
+
+        Raises:
+            BundleError: ``input_domain`` is not what ``InputDomain`` describes.
+        """
+        declared = self.metadata.get("input_domain")
+        if declared is None:
+            return None
+        file = self.folder / "configs" / "metadata.json"
+        values: dict[str, Any] = _named(declared, InputDomain, f"{file}: input_domain")
+        for name, value in values.items():
+            if isinstance(value, list):
+                values[name] = tuple(value)
+            elif isinstance(value, dict) and name != "verdicts":
+                values[name] = _made(Bounds, value, f"{file}: input_domain#{name}")
+        made: InputDomain = _made(InputDomain, values, f"{file}: input_domain")
+        return made
+
     @property
     def _file(self) -> Path:
         return self.folder / "configs" / "inference.json"
@@ -236,6 +255,26 @@ def list_bundles() -> list[tuple[str, str]]:
         for file in sorted(place.glob("*/configs/metadata.json")):
             found.setdefault(file.parent.parent.name, str(_read_object(file).get("version", "")))
     return sorted(found.items())
+
+
+def _named(value: Any, kind: type, where: str) -> dict[str, Any]:
+    """A JSON object, all of whose keys are fields of a dataclass."""
+    known = [entry.name for entry in fields(kind)]
+    if not isinstance(value, dict):
+        raise BundleError(f"{where} is {value!r}; expected an object with some of {', '.join(known)}.")
+    for key in value:
+        if key not in known:
+            raise BundleError(f"{where}#{key} is not known; expected some of {', '.join(known)}.")
+    return dict(value)
+
+
+def _made(kind: type, value: dict[str, Any], where: str) -> Any:
+    try:
+        return kind(**_named(value, kind, where))
+    except ValueError as error:
+        if isinstance(error, BundleError):
+            raise
+        raise BundleError(f"{where}#{error}") from None
 
 
 def _allowed(name: Any, where: str) -> Any:

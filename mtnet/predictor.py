@@ -12,6 +12,7 @@ import numpy as np
 from mtnet.bundle import Bundle, BundleError
 from mtnet.inference.cost import CostMeter
 from mtnet.inference.decode import decode_global, decode_lesions, hashed_uid, reconstruction_error
+from mtnet.inference.input_check import check_image, check_lungs, settle
 from mtnet.io.image_files import load_image_file
 from mtnet.io.limits import Limits
 from mtnet.io.read import load_from_study
@@ -22,6 +23,7 @@ from mtnet.structures import (
     Findings,
     Geometry,
     ImageClass,
+    InputDomain,
     InputReport,
     Lesion,
     ModelInfo,
@@ -45,33 +47,42 @@ Transform = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 FAST_OVERLAP = 0.0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Case:
-    """One image that was read: the volume on its source grid, where it came from, and what reading cost."""
-
-    volume: Volume
-    source: Source
-    meter: CostMeter
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Answers:
-    """What the network said about a case: merged outputs, the grid that it saw, and where it looked."""
-
-    outputs: Outputs
-    grid: Geometry
-    region: RegionResult | None
-
-
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
-    """How a path is read: the series wanted, what to do with irregular ones, and what an input may cost."""
+    """How a path is read: the series wanted, what to do with irregular ones, and what an input may cost.
+
+    ``allow_outside`` answers what lies outside of the bundle's input domain, and flags it; ``strict`` refuses also what
+    would only be flagged.
+    """
 
     series_uid: str | None = None
     strict: bool = False
     repair: bool = False
+    allow_outside: bool = False
     limits: Limits = field(default_factory=Limits)
     rule: SeriesRule = CHEST_CT_RULE
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Case:
+    """One image that was read: the volume on its source grid, where it came from, what reading cost, and how it was
+    asked to be read."""
+
+    volume: Volume
+    source: Source
+    meter: CostMeter
+    options: ReadOptions = field(default_factory=ReadOptions)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answers:
+    """What the network said about a case: merged outputs, the grid that it saw, where it looked, and what the image
+    shows of the organ that the network is made for."""
+
+    outputs: Outputs
+    grid: Geometry
+    region: RegionResult | None
+    lines: tuple[ReportLine, ...] = ()
 
 
 class Predictor:
@@ -83,6 +94,7 @@ class Predictor:
         inferer: window, overlap, precision and region.
         model: what results say about the network.
         device: ``cpu``, ``cuda``, ``cuda:1``...
+        domain: the images that the network is made for; without it none is refused, and the report says so.
     """
 
     def __init__(
@@ -92,6 +104,7 @@ class Predictor:
         inferer: MultiTaskInferer,
         model: ModelInfo,
         device: str = "cpu",
+        domain: InputDomain | None = None,
     ) -> None:
         import torch
 
@@ -104,6 +117,7 @@ class Predictor:
         self.inferer.device = device
         self.model = model
         self.device = device
+        self.domain = domain
 
     @classmethod
     def from_bundle(
@@ -133,7 +147,7 @@ class Predictor:
 
         where = _device(device)
         bundle = Bundle.read(Path(folder))
-        model = bundle.model_info()
+        model, domain = bundle.model_info(), bundle.input_domain()
         build = _trusted_builder(bundle) if trust_bundle else bundle.build
         network = build("network_def")
         if tasks is not None:
@@ -143,13 +157,14 @@ class Predictor:
         inferer = build("inferer")
         if fast:
             inferer.plan = replace(inferer.plan, overlap=FAST_OVERLAP, precision=fast_precision(where))
-        return cls(network, build("preprocessing"), inferer, model, where)
+        return cls(network, build("preprocessing"), inferer, model, where, domain)
 
     def run(self, path: str | Path, options: ReadOptions | None = None) -> Findings:
         """Everything about the one study at ``path``.
 
         Raises:
-            RefusedError: the study cannot be read right, or there are several (use ``stream``).
+            RefusedError: the study cannot be read right, the network is not made for it, or there are several (use
+                ``stream``).
         """
         case = self.read(path, options)
         return self.finish(case, self.infer(case))
@@ -184,7 +199,8 @@ class Predictor:
         """Select a series of a study that was scanned, and load it; an image file is loaded as it is.
 
         Raises:
-            RefusedError: nothing in it suits, or the series cannot be read right.
+            RefusedError: nothing in it suits, the series cannot be read right, or its headers or values lie outside of
+                the bundle's input domain.
         """
         options = options or ReadOptions()
         meter = meter or CostMeter()
@@ -192,21 +208,25 @@ class Predictor:
         with meter.stage("read"):
             if study.image_path is not None:
                 volume = load_image_file(study.image_path, **how)
-                return Case(volume, Source(file_name=study.image_path.name), meter)
+                return self._checked(Case(volume, Source(file_name=study.image_path.name), meter, options))
             mode = mode_of(strict=options.strict, repair=options.repair)
             chosen = select(study, options.rule, options.series_uid, mode)
             volume = load_from_study(study, chosen.series, chosen.stack, **how)
-        source = Source(
-            study_instance_uid=study.study_instance_uid,
-            series_instance_uid=chosen.series.series_instance_uid,
-            choices=chosen.choices,
-            series=chosen.series,
-            stack=chosen.stack,
-        )
-        return Case(volume, source, meter)
+            source = Source(
+                study_instance_uid=study.study_instance_uid,
+                series_instance_uid=chosen.series.series_instance_uid,
+                choices=chosen.choices,
+                series=chosen.series,
+                stack=chosen.stack,
+            )
+            return self._checked(Case(volume, source, meter, options))
 
     def infer(self, case: Case, progress: Progress | None = None) -> Answers:
-        """Preprocess the volume and pass the network over it once."""
+        """Preprocess the volume and pass the network over it once.
+
+        Raises:
+            RefusedError: the image does not show what the network is made for; it has not run.
+        """
         import torch
         from monai.data import MetaTensor
 
@@ -219,11 +239,17 @@ class Predictor:
             prepared = self.preprocessing({"image": image})["image"]
             del image
             grid = Geometry.from_ras(prepared.shape[1:], prepared.affine.numpy())
+        lines: list[ReportLine] = []
         with case.meter.stage("network"):
             outputs, region = self.inferer.outputs_of(
-                prepared.as_tensor()[None], self.network, grid=grid, target=volume.geometry, progress=progress
+                prepared.as_tensor()[None],
+                self.network,
+                grid=grid,
+                target=volume.geometry,
+                progress=progress,
+                on_region=lambda found: lines.extend(self._organ_lines(case, found)),
             )
-        return Answers(outputs, grid, region)
+        return Answers(outputs, grid, region, tuple(lines))
 
     def finish(self, case: Case, answers: Answers) -> Findings:
         """Turn the merged outputs into findings on the grid of the source."""
@@ -246,10 +272,33 @@ class Predictor:
             lesion_map=made.lesion_map,
             reconstruction=made.reconstruction,
             reconstruction_error=made.reconstruction_error,
-            report=_windows_line(volume.report, outputs).plus((*regional, *outputs.lines, *made.lines)),
+            report=_windows_line(volume.report, outputs).plus((*answers.lines, *regional, *outputs.lines, *made.lines)),
             costs=tuple(case.meter.costs),
             options=options,
         )
+
+    def _checked(self, case: Case) -> Case:
+        """The case with what its headers and values say about it in its report."""
+        if self.domain is None:
+            message = "The bundle does not declare an input domain: whether it is made for this image is not checked."
+            lines: tuple[ReportLine, ...] = (ReportLine("domain_not_declared", "note", message, "input domain"),)
+        else:
+            lines = self._settled(check_image(self.domain, case.volume, case.source), case)
+        return replace(case, volume=replace(case.volume, report=case.volume.report.plus(lines)))
+
+    def _organ_lines(self, case: Case, region: RegionResult | None) -> tuple[ReportLine, ...]:
+        """What the image shows of the organ that the network is made for; nothing is measured twice."""
+        from mtnet.inference.region import find_lungs
+
+        if self.domain is None or self.domain.organ == "any":
+            return ()
+        lungs = region.lungs if region is not None else None
+        if lungs is None:
+            lungs = find_lungs(case.volume.array[0], case.volume.geometry)
+        return self._settled(check_lungs(self.domain, lungs, case.source), case)
+
+    def _settled(self, lines: tuple[ReportLine, ...], case: Case) -> tuple[ReportLine, ...]:
+        return settle(lines, strict=case.options.strict, allow_outside=case.options.allow_outside)
 
     def _decode(self, spec: OutputSpec, case: Case, answers: Answers, seed: str, made: _Parts) -> None:
         """Add what one output says to ``made``."""

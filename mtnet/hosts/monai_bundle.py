@@ -74,7 +74,7 @@ class StudyRun:
         device: where to run.
 
     Raises:
-        BundleError: there is no such bundle, or its weights are missing or not its own.
+        BundleError: there is no such bundle, its input domain is not valid, or its weights are missing or not its own.
         ValueError: the weights do not fit the network.
     """
 
@@ -86,8 +86,9 @@ class StudyRun:
         inferer: MultiTaskInferer,
         device: str = "cpu",
     ) -> None:
-        model = _load_weights(network, Bundle.read(Path(bundle_root)))
-        self.predictor = Predictor(network, preprocessing, inferer, model, device)
+        bundle = Bundle.read(Path(bundle_root))
+        model = _load_weights(network, bundle)
+        self.predictor = Predictor(network, preprocessing, inferer, model, device, bundle.input_domain())
 
     def __call__(self, dataset_dir: str, output_dir: str) -> list[Path]:
         """Answer what lies under ``dataset_dir`` into ``output_dir`` and return the files that were written.

@@ -128,6 +128,7 @@ class MultiTaskInferer(Inferer):  # type: ignore[misc]  # MONAI is not typed
         grid: Geometry | None = None,
         target: Geometry | None = None,
         progress: Progress | None = None,
+        on_region: Callable[[RegionResult | None], None] | None = None,
     ) -> tuple[Outputs, RegionResult | None]:
         """Every output of ``network`` for one image, dense ones on ``target``, and the region that was looked at.
 
@@ -137,6 +138,7 @@ class MultiTaskInferer(Inferer):  # type: ignore[misc]  # MONAI is not typed
             grid: geometry of the image; without it there is no region.
             target: grid of the dense outputs; that of the image by default.
             progress: called with windows done and windows to do.
+            on_region: called with the region before the network runs; what it raises keeps it from running.
         """
         dims = image.ndim - 2
         window = (self.roi_size,) * dims if isinstance(self.roi_size, int) else tuple(self.roi_size)
@@ -148,6 +150,8 @@ class MultiTaskInferer(Inferer):  # type: ignore[misc]  # MONAI is not typed
         if self.region is not None and grid is not None:
             region = self.region.of(padded[0, 0], grid, valid)
             plan = replace(plan, region=region.mask)
+        if on_region is not None:
+            on_region(region)
         return run(network, padded, plan, progress), region
 
 

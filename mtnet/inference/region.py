@@ -7,7 +7,7 @@ coarse grid is laid symmetrically over the image, so flipping or permuting its a
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mtnet.inference.lungs import Lungs, measure_lungs
 from mtnet.structures import Geometry, ReportLine
 
 CELL_MM = 5.0
@@ -53,11 +54,13 @@ class RegionResult:
         mask: ``(i, j, k)`` bool on the image grid, false in padding; all of the valid image where the rule failed.
         share: of the valid image's voxels that are in the mask.
         lines: ``region_failed`` where the mask was not trusted, ``region_widened`` where one lung seems opaque.
+        lungs: what the rule measured of them; None where it does not look for lungs.
     """
 
     mask: Tensor
     share: float
     lines: tuple[ReportLine, ...] = ()
+    lungs: Lungs | None = None
 
 
 def lung_field(
@@ -87,6 +90,17 @@ def lung_field(
     coarse = _Coarse(image, geometry, valid_shape, hu_window)
     body_mask = _largest(~_outside_air(coarse))
     lungs = _significant((coarse.hu < AIR_BELOW_HU) & body_mask)
+    return replace(_field(coarse, body_mask, lungs), lungs=coarse.measured(lungs))
+
+
+def find_lungs(image: Tensor | NDArray[Any], geometry: Geometry, hu_window: Window | None = None) -> Lungs:
+    """What there is of lungs in a CT; arguments as ``lung_field``, which measures them too."""
+    coarse = _Coarse(image, geometry, None, hu_window)
+    body_mask = _largest(~_outside_air(coarse))
+    return coarse.measured(_significant((coarse.hu < AIR_BELOW_HU) & body_mask))
+
+
+def _field(coarse: _Coarse, body_mask: Mask, lungs: Mask) -> RegionResult:
     around = body_mask & _span(lungs, coarse.slice_axis)
     if lungs.sum() <= AIRY_SHARE * around.sum():
         return coarse.everything("There is hardly any air in the body")
@@ -180,6 +194,7 @@ class _Coarse:
         low, high = hu_window or (0.0, 1.0)
         self.hu = self._means(image) * np.float32(high - low) + np.float32(low)
         self.slice_axis, self.side_axis = _patient_axes(geometry)
+        self._head_last = bool(geometry.direction_lps[2, self.slice_axis] > 0)
 
     def _means(self, image: Tensor | NDArray[Any]) -> NDArray[np.float32]:
         """Mean of each cell, one plane of cells at a time, in the order of memory: no float copy of the volume."""
@@ -197,6 +212,17 @@ class _Coarse:
             )
         cells: NDArray[np.float32] = np.stack(planes).transpose(np.argsort(order)).astype(np.float32, copy=False)
         return cells
+
+    def measured(self, air: Mask) -> Lungs:
+        """The lungs among pockets of air."""
+        return measure_lungs(
+            self.hu,
+            air,
+            self.cell_mm,
+            slice_axis=self.slice_axis,
+            side_axis=self.side_axis,
+            head_last=self._head_last,
+        )
 
     def result(self, cells: Mask, lines: tuple[ReportLine, ...]) -> RegionResult:
         """The cells as a mask of voxels, or the whole image where they cannot be right."""

@@ -10,6 +10,8 @@ from mtnet.structures.findings import (
     StageCost,
 )
 from mtnet.structures.geometry import Geometry
+from mtnet.structures.image import Frame, Image
+from mtnet.structures.input_domain import DOMAIN_VERDICTS, Bounds, InputDomain
 from mtnet.structures.labels import Code, Label
 from mtnet.structures.outputs import LesionChannel, OutputSpec
 from mtnet.structures.report import InputReport, RefusedError, ReportLine
@@ -17,10 +19,15 @@ from mtnet.structures.study import Instance, Series, SeriesKind, Stack, Study
 from mtnet.structures.volume import Volume
 
 __all__ = [
+    "DOMAIN_VERDICTS",
+    "Bounds",
     "Code",
     "Findings",
+    "Frame",
     "Geometry",
+    "Image",
     "ImageClass",
+    "InputDomain",
     "InputReport",
     "Instance",
     "Label",
