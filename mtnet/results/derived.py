@@ -119,6 +119,17 @@ def left_out_lines(left_out: tuple[str, ...], findings: Findings) -> tuple[Repor
     return (ReportLine("source_module_left_out", "note", text, findings.source.series_instance_uid),)
 
 
+def unnamed_frame_lines(source: DicomSource, findings: Findings) -> tuple[ReportLine, ...]:
+    """The report's line on a source of several frames whose class has one, so that references must not name any."""
+    if source.frames == 1 or source.names_frames:
+        return ()
+    text = (
+        f"The source holds {source.frames} frames, but its class is one of single images: DICOM references to it "
+        "cannot name a frame."
+    )
+    return (ReportLine("frames_not_named", "note", text, findings.source.series_instance_uid),)
+
+
 def blank_source(source: DicomSource) -> Dataset:
     """A data set with study and series of the source and nothing of its patient: highdicom copies what it sees."""
     from pydicom.dataset import Dataset

@@ -30,6 +30,7 @@ from mtnet.results.derived import (
     long_string,
     series_number,
     set_identity,
+    unnamed_frame_lines,
 )
 from mtnet.results.dicom_seg import SegOutcome
 from mtnet.results.dicom_source import DicomSource, image_source, series_source
@@ -82,7 +83,7 @@ def write_dicom_report(
     set_identity(report, identity, source.header)
     with atomic_path(path) as temporary:
         report.save_as(temporary)
-    return DicomOutcome(True, "", left_out_lines(left_out, findings))
+    return DicomOutcome(True, "", (*left_out_lines(left_out, findings), *unnamed_frame_lines(source, findings)))
 
 
 def _report(findings: Findings, source: DicomSource, seg: SegOutcome, uids: DerivedUids) -> Any:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mtnet.io.atomic import atomic_path
-from mtnet.results.derived import DerivedUids, blank_source, decimal, left_out_lines, set_lossy
+from mtnet.results.derived import DerivedUids, blank_source, decimal, left_out_lines
 from mtnet.results.dicom_source import DicomSource, series_source
 from mtnet.results.seg_frames import LesionFrames, lesion_frames
 from mtnet.results.segmentation import SegKind, check_seg_kind, new_segmentation
@@ -30,8 +30,7 @@ class SegOutcome:
         segments: for each segment, in order, the number of its lesion.
         lines: what was noticed, for the report of the findings.
         sop_class_uid, sop_instance_uid, series_instance_uid: of the object, for what refers to it.
-        segment_frames: for each segment of a SEG of one image or clip, its frames in the SEG, from 1.
-        source_frames: likewise, the frames of the source that these show.
+        source_frames: for each segment of a SEG of one image or clip, the frames of the source that it is on, from 1.
     """
 
     written: bool
@@ -41,7 +40,6 @@ class SegOutcome:
     sop_class_uid: str = ""
     sop_instance_uid: str = ""
     series_instance_uid: str = ""
-    segment_frames: tuple[tuple[int, ...], ...] = ()
     source_frames: tuple[tuple[int, ...], ...] = ()
 
 
@@ -160,7 +158,5 @@ def _clean_sources(
         slice_.SliceThickness = decimal(thickness)
         if step:
             slice_.SpacingBetweenSlices = decimal(step)
-        if instance.lossy:
-            set_lossy(slice_, source)
         sources.append(slice_)
     return sources

@@ -11,6 +11,31 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 
+# CR, DX, mammography, intra-oral, CT, MR, ultrasound, secondary capture, endoscopy, microscopy, photography, PET:
+# classes of one frame an object. Some objects hold more all the same.
+_ONE_FRAME = {
+    f"1.2.840.10008.5.1.4.1.1.{end}"
+    for end in (
+        "1",
+        "1.1",
+        "1.1.1",
+        "1.2",
+        "1.2.1",
+        "1.3",
+        "1.3.1",
+        "2",
+        "4",
+        "6.1",
+        "7",
+        "77.1.1",
+        "77.1.2",
+        "77.1.3",
+        "77.1.4",
+        "128",
+    )
+}
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class DicomSource:
     """A series of slices, or one object that holds an image or a clip.
@@ -35,6 +60,11 @@ class DicomSource:
     planar: bool
     frame_of_reference_uid: str
     lossy: bool
+
+    @property
+    def names_frames(self) -> bool:
+        """Whether a reference may name frames: there are several, and the class of the object provides for them."""
+        return self.frames > 1 and self.objects[0][0] not in _ONE_FRAME
 
 
 def series_source(findings: Findings) -> DicomSource | None:

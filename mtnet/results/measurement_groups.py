@@ -31,6 +31,8 @@ from mtnet.results.regions import Region
 from mtnet.structures import Code, Findings, Lesion
 
 _SCORE = private_code("score", "Detection score")
+# For sources of several frames whose class has one: no reference can name the frame.
+_FRAME = private_code("frame_number", "Number of the frame, from 1")
 _COUNT = private_code("lesion_count", "Number of lesions")
 # Values of the findings that a standard code names.
 _NAMED = {"area_mm2": AREA.code}
@@ -121,6 +123,9 @@ def lesion_group(
             )
             for name, probability in classes.items()
         )
+    region = regions.get(lesion.number)
+    if region is not None and region.frame is not None and source.frames > 1 and not source.names_frames:
+        values.append((_FRAME, float(region.frame), NO_UNITS))
     common: dict[str, Any] = {
         "tracking_identifier": TrackingIdentifier(uid=lesion.tracking_uid, identifier=f"Lesion {lesion.number}"),
         "finding_category": coded(ABNORMAL_STRUCTURE.code),
@@ -131,36 +136,28 @@ def lesion_group(
         "qualitative_evaluations": evaluations or None,
     }
     if lesion.number in seg.segments:
-        reference, planar = _segment(seg, seg.segments.index(lesion.number), source)
-        kind = (
-            PlanarROIMeasurementsAndQualitativeEvaluations
-            if planar
-            else VolumetricROIMeasurementsAndQualitativeEvaluations
-        )
-        return kind(referenced_segment=reference, **common)
-    region = regions.get(lesion.number)
+        reference = _segment(seg, seg.segments.index(lesion.number), source)
+        return VolumetricROIMeasurementsAndQualitativeEvaluations(referenced_segment=reference, **common)
     if region is None:
         class_uid, instance_uid = source.objects[0]
         return MeasurementsAndQualitativeEvaluations(
             source_images=[SourceImageForMeasurementGroup(class_uid, instance_uid)], **common
         )
-    image = SourceImageForRegion(
-        region.sop_class_uid, region.sop_instance_uid, [region.frame] if region.frame is not None else None
-    )
+    frame = [region.frame] if source.names_frames and region.frame is not None else None
+    image = SourceImageForRegion(region.sop_class_uid, region.sop_instance_uid, frame)
     return PlanarROIMeasurementsAndQualitativeEvaluations(
         referenced_region=ImageRegion(graphic_type="POLYLINE", graphic_data=region.points, source_image=image),
         **common,
     )
 
 
-def _segment(seg: SegOutcome, index: int, source: DicomSource) -> tuple[Any, bool]:
-    """The reference to a segment, and whether it lies in one plane of a source that is an image."""
-    from highdicom.sr import (
-        ReferencedSegment,
-        ReferencedSegmentationFrame,
-        SourceImageForSegmentation,
-        SourceSeriesForSegmentation,
-    )
+def _segment(seg: SegOutcome, index: int, source: DicomSource) -> Any:
+    """The reference to a segment and to what it was drawn on.
+
+    A reference names a segment or frames of a DICOM SEG, never both (PS3.3 10.3), so it is that of TID 1411 also where
+    the segment lies on one image.
+    """
+    from highdicom.sr import ReferencedSegment, SourceImageForSegmentation, SourceSeriesForSegmentation
 
     place: dict[str, Any] = {
         "sop_class_uid": seg.sop_class_uid,
@@ -168,14 +165,10 @@ def _segment(seg: SegOutcome, index: int, source: DicomSource) -> tuple[Any, boo
         "segment_number": index + 1,
     }
     if not source.planar:
-        return ReferencedSegment(source_series=SourceSeriesForSegmentation(source.series_uid), **place), False
-    frames = seg.segment_frames[index]
+        return ReferencedSegment(source_series=SourceSeriesForSegmentation(source.series_uid), **place)
     class_uid, instance_uid = source.objects[0]
-    shown = list(seg.source_frames[index]) if source.frames > 1 else None
-    image = SourceImageForSegmentation(class_uid, instance_uid, shown)
-    if len(frames) == 1:
-        return ReferencedSegmentationFrame(frame_number=frames[0], source_image=image, **place), True
-    return ReferencedSegment(frame_numbers=list(frames), source_images=[image], **place), False
+    frames = list(seg.source_frames[index]) if source.names_frames else None
+    return ReferencedSegment(source_images=[SourceImageForSegmentation(class_uid, instance_uid, frames)], **place)
 
 
 def _lesion_values(lesion: Lesion) -> Sequence[tuple[Code, float, Code]]:

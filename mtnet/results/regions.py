@@ -24,7 +24,7 @@ class Region:
 
     Args:
         sop_class_uid, sop_instance_uid: the image.
-        frame: its frame, from 1; None where it has one only.
+        frame: its frame, from 1; None for a series of single frames.
         points: ``(n, 2)`` (column, row), where 0, 0 is the top left corner of the top left pixel.
     """
 
@@ -73,7 +73,7 @@ def _on_image(lesion: Lesion, findings: Findings, source: DicomSource) -> Region
             k = int(box[2].start) + n
             points = _drawable(outline(mask[:, :, n].T) + np.array([box[0].start, box[1].start]))
     class_uid, instance_uid = source.objects[0]
-    return Region(class_uid, instance_uid, k + 1 if frames > 1 else None, points)
+    return Region(class_uid, instance_uid, k + 1, points)
 
 
 def _box_on_slice(lesion: Lesion, findings: Findings, instances: tuple[Instance, ...]) -> Region:

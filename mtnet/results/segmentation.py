@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtnet.results.codes import ABNORMAL_STRUCTURE, ARTIFICIAL_INTELLIGENCE, lesion_region, lesion_type
-from mtnet.results.derived import DerivedUids, coded, long_string, series_number, set_identity
+from mtnet.results.derived import DerivedUids, coded, long_string, series_number, set_identity, set_lossy
 from mtnet.results.dicom_source import DicomSource
 from mtnet.results.notice import training_notice
 from mtnet.structures import Findings, Lesion
@@ -22,7 +22,6 @@ SegKind = Literal["binary", "labelmap"]
 SEG_KINDS: tuple[SegKind, ...] = get_args(SegKind)
 # The first highdicom that writes label maps.
 _LABEL_MAPS_FROM = (0, 24)
-_RLE_LOSSLESS = "1.2.840.10008.1.2.5"
 _EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 
 
@@ -79,7 +78,7 @@ def new_segmentation(
             source_images=source_images,
             pixel_array=frames,
             segmentation_type="BINARY" if kind == "binary" else "LABELMAP",
-            transfer_syntax_uid=_EXPLICIT_LITTLE_ENDIAN if kind == "binary" else _RLE_LOSSLESS,
+            transfer_syntax_uid=_EXPLICIT_LITTLE_ENDIAN,
             segment_descriptions=_segments(findings, numbers),
             series_instance_uid=uids.of("series"),
             series_number=series_number(source.header, 9000),
@@ -95,8 +94,45 @@ def new_segmentation(
             series_description=long_string("mtnet lesions (research use only, not a medical device)"),
         )
         set_identity(seg, identity, source.header)
+        set_lossy(seg, source)
         _set_dimension_uid(seg, uids.of("dimensions"))
+    if kind == "labelmap":
+        size = (int(seg.NumberOfFrames), int(seg.Rows), int(seg.Columns))
+        values = np.frombuffer(seg.PixelData, dtype=f"<u{int(seg.BitsAllocated) // 8}")
+        set_label_map(seg, values[: np.prod(size)].reshape(size))
     return seg
+
+
+def set_label_map(seg: Any, values: NDArray[np.unsignedinteger[Any]]) -> None:
+    """Give a label map its frames ``(n, rows, columns)`` as RLE lossless, in as many bits as it declares.
+
+    The encoder is pydicom's own: that of GDCM, which highdicom would get, ends the process on some odd sizes.
+    """
+    from pydicom.encaps import encapsulate
+    from pydicom.pixels import get_encoder
+    from pydicom.uid import RLELossless
+
+    encoder = get_encoder(RLELossless)
+    bits = int(seg.BitsAllocated)
+    encoded = [
+        encoder.encode(
+            np.ascontiguousarray(frame, dtype=np.uint8 if bits == 8 else np.uint16),
+            encoding_plugin="pydicom",
+            rows=int(seg.Rows),
+            columns=int(seg.Columns),
+            number_of_frames=1,
+            samples_per_pixel=1,
+            bits_allocated=bits,
+            bits_stored=bits,
+            pixel_representation=0,
+            photometric_interpretation=str(seg.PhotometricInterpretation),
+        )
+        for frame in values
+    ]
+    seg.file_meta.TransferSyntaxUID = RLELossless
+    seg.PixelData = encapsulate(encoded)
+    seg["PixelData"].VR = "OB"
+    seg["PixelData"].is_undefined_length = True
 
 
 def _segments(findings: Findings, numbers: tuple[int, ...]) -> list[Any]:
