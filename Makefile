@@ -25,8 +25,14 @@ $(STAMP): constraints.txt setup.cfg
 	@if [ ! -x $(PY) ] || ! cmp -s constraints.txt $(STAMP); then \
 		rm -rf $(VENV) && $(PYTHON) -m venv $(VENV) && \
 		$(PY) -m pip install --quiet -c constraints.txt torch setuptools wheel && \
-		$(PY) -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[test,lint]'; \
+		$(PY) -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[onnx,test,lint]'; \
 	fi
+	@$(PY) -c 'import torchvision' 2>/dev/null || { \
+		SITE=$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
+		cp environment/torchvision_on_cpu.py "$$SITE" && \
+		echo 'import torchvision_on_cpu' > "$$SITE/torchvision_on_cpu.pth" && \
+		$(PY) -c 'import torchvision'; \
+	}
 	@cp constraints.txt $(STAMP)
 
 # DICOM judges that are no Python packages.
