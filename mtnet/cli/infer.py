@@ -59,6 +59,7 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Answer the studies and print a table of what was found."""
     from mtnet.bundle import find_bundle
+    from mtnet.inference.input_check import DOMAIN_CODES
     from mtnet.predictor import Predictor, ReadOptions
     from mtnet.results import check_seg_kind
     from mtnet.study_folder import WriteOptions, answer_studies, check_out
@@ -84,6 +85,8 @@ def run(args: argparse.Namespace) -> int:
         for outcome in answer_studies(predictor, args.path, args.out, options, progress, write):
             refused += outcome.written is None
             print_outcome(outcome)
+            if any(line.code in DOMAIN_CODES for line in outcome.refusal):
+                print("The bundle is not made for it; --allow-outside answers it all the same.", file=sys.stderr)
     return 1 if refused else 0
 
 

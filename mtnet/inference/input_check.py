@@ -12,7 +12,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mtnet.inference.lungs import NARROW, Lungs
-from mtnet.structures import Bounds, InputDomain, InputReport, Instance, RefusedError, ReportLine, Source, Volume
+from mtnet.structures import (
+    DOMAIN_VERDICTS,
+    Bounds,
+    InputDomain,
+    InputReport,
+    Instance,
+    RefusedError,
+    ReportLine,
+    Source,
+    Volume,
+)
 from mtnet.structures.report import Severity
 
 SAMPLES = 1_000_000
@@ -29,8 +39,10 @@ CUT_SHARE = 0.08
 REACH_SHARE = 0.01
 CUT_SIDE_CM2 = 5.0
 
-# What the network cannot take has no meaning to flag.
-_ALWAYS_REFUSED = frozenset({"dimension_outside", "colour_outside"})
+DOMAIN_CODES = frozenset(
+    {*DOMAIN_VERDICTS, "slices_outside", "thickness_outside", "spacing_outside", "lung_volume_outside"}
+)
+"""Codes of what lies outside of a domain and can be answered all the same, where that is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +118,14 @@ def check_lungs(domain: InputDomain, lungs: Lungs, source: Source) -> tuple[Repo
     if source.series is None:
         named = "The file does not say which part of the body it shows"
     if lungs.largest_area_cm2 < SMALLEST_LUNG_CM2:
+        others = len(source.choices) - 1
         message = (
             f"There are no lungs in the image: {_litres(lungs)} of aerated lung, at most "
             f"{lungs.largest_area_cm2:.0f} cm2 in a slice. {named}. The network is made for chests; lungs that hold "
             "hardly any air are not seen by this check."
         )
+        if others > 0:
+            message += f" The study has {others} other series: one can be asked for by its UID."
         return (ReportLine("no_lungs", domain.verdict("no_lungs"), message, "image"),)
     if tag and not _names_part(domain, tag):
         message = f"{named}, but the image holds {_litres(lungs)} of lung and is taken for a chest."
@@ -139,7 +154,7 @@ def settle(lines: Iterable[ReportLine], *, strict: bool = False, allow_outside: 
     def severity(line: ReportLine) -> Severity:
         if strict and line.severity == "flagged":
             return "refused"
-        if allow_outside and line.severity == "refused" and line.code not in _ALWAYS_REFUSED:
+        if allow_outside and line.severity == "refused" and line.code in DOMAIN_CODES:
             return "flagged"
         return line.severity
 

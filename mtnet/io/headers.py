@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima", ".dic")
 """File names that claim to be DICOM: a reading failure is then worth a line of its own."""
 
+_NO_AGENT = frozenset({"", "NONE", "NO", "N", "WITHOUT", "NATIVE", "NO CONTRAST", "NON-CONTRAST", "W/O"})
+"""What people and scanners write into ContrastBolusAgent where none was given."""
+
 _DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
 _LOSSY_SYNTAXES = frozenset(
     {
@@ -262,7 +265,7 @@ def _instance(dataset: Dataset, entry: FileEntry, sop_class: str, sop_uid: str, 
         bits_allocated=bits,
         bits_stored=integer_of(dataset, "BitsStored"),
         pixel_representation=signed,
-        contrast_agent=bool(text_of(dataset, "ContrastBolusAgent")),
+        contrast_agent=text_of(dataset, "ContrastBolusAgent").upper() not in _NO_AGENT,
         patient_position=text_of(dataset, "PatientPosition"),
         lossy=text_of(dataset, "LossyImageCompression") == "01" or syntax in _LOSSY_SYNTAXES,
         padding_value=padding_of(integer_of(dataset, "PixelPaddingValue"), signed, bits),
