@@ -10,7 +10,7 @@ from mtnet.io.limits import Limits
 from mtnet.io.load import load
 from mtnet.io.scan import scan
 from mtnet.io.select import CHEST_CT_RULE, Selection, SeriesRule, select
-from mtnet.io.verdicts import mode_of
+from mtnet.io.verdicts import line, mode_of
 from mtnet.structures.findings import SeriesChoice
 from mtnet.structures.report import InputReport, RefusedError, ReportLine
 from mtnet.structures.study import Series, Stack, Study
@@ -64,7 +64,11 @@ def read_volume(
         message = f"The folder holds {len(images)} image files; give one of them."
         raise RefusedError([ReportLine("several_image_files", "refused", message, Path(path).name)])
     if images:
-        return Reading(load_image_file(images[0], strict=strict, repair=repair, limits=limits), None)
+        volume = load_image_file(images[0], strict=strict, repair=repair, limits=limits)
+        if not volume.modality:
+            assumed = line("modality_assumed", images[0].name, modality=" or ".join(rule.modalities))
+            volume = replace(volume, report=volume.report.plus([assumed]))
+        return Reading(volume, None)
     selection = select(studies, rule, series_uid, mode_of(strict=strict, repair=repair))
     study = next(one for one in studies if selection.series in one.series)
     volume = load_from_study(study, selection.series, selection.stack, strict=strict, repair=repair, limits=limits)

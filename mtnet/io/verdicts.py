@@ -99,6 +99,7 @@ VERDICTS: Mapping[str, Verdict] = {
         "PhotometricInterpretation (0028,0004) is MONOCHROME1 where values have no physical scale: bright and dark are "
         "swapped. Repair swaps them back within BitsStored (0028,0101), so that what shows bright is high."
     ),
+    "modality_assumed": _note("The file does not say its modality; it is taken for {modality}."),
     "lossy_compression": _note("{count} file(s) were compressed with loss: values are approximate."),
     "rescale_missing": _repairable(
         "RescaleSlope (0028,1053) or RescaleIntercept (0028,1052) is absent in {count} CT file(s): values are not "
