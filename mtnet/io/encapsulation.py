@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import IO
 
+from mtnet.io.streams import ends_as_jpeg
+
 _ITEM = b"\xfe\xff\x00\xe0"
 _END = b"\xfe\xff\xdd\xe0"
-_END_OF_IMAGE = b"\xff\xd9"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ def _items(stream: IO[bytes]) -> tuple[bytes, list[Fragment]]:
             raise ValueError("the compressed pixel data are cut short inside a fragment.")
         if table is None:
             table = stream.read(size)
-        elif size:
+        else:
             fragments.append(Fragment(at, size))
         at = stream.seek(at + size)
     if head[:4] not in (_END, b""):
@@ -99,7 +100,7 @@ def _by_end_marker(stream: IO[bytes], fragments: Sequence[Fragment], count: int)
     for fragment in fragments:
         current.append(fragment)
         stream.seek(fragment.offset + max(fragment.size - 16, 0))
-        if stream.read(min(fragment.size, 16)).rstrip(b"\x00").endswith(_END_OF_IMAGE):
+        if ends_as_jpeg(stream.read(min(fragment.size, 16))):
             frames.append(tuple(current))
             current = []
     if len(frames) != count or current:

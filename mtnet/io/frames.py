@@ -7,15 +7,16 @@ import warnings
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mtnet.io.decoders import GREY, FrameFormat, missing_packages
 from mtnet.io.decoding import POOL, DecoderStartError, DecodingError
-from mtnet.io.encapsulation import find_frames, read_frame
+from mtnet.io.encapsulation import Fragment, find_frames, read_frame
 from mtnet.io.files import Opener
 from mtnet.io.limits import Limits
 from mtnet.io.streams import read_facts
@@ -62,13 +63,24 @@ class Frames:
 
 
 @dataclass(frozen=True, slots=True)
-class _Element:
-    """The pixel data element: the stream that it is in, where its value starts, its length (``None`` for items)."""
+class _Source:
+    """Where the pixels of one object lie, as its header says.
 
-    stream: IO[bytes]
+    ``length`` is ``None`` for a sequence of items; ``words`` is whether the value is of 16-bit words; ``content`` holds
+    the value itself where the object is deflated; ``fragments`` are those of each compressed frame.
+    """
+
+    dataset: Dataset
+    form: FrameFormat
     offset: int
     length: int | None
     words: bool
+    content: bytes | None = None
+    fragments: tuple[tuple[Fragment, ...], ...] = ()
+
+
+# Frames of one object are asked for one after the other: the object last read through an opener.
+_last_source: WeakKeyDictionary[Opener, tuple[tuple[Path, str | None, int], _Source]] = WeakKeyDictionary()
 
 
 def read_frames(instance: Instance, opener: Opener, limits: Limits, indices: Sequence[int] | None = None) -> Frames:
@@ -103,7 +115,7 @@ def read_frames(instance: Instance, opener: Opener, limits: Limits, indices: Seq
     try:
         with opener.open(instance.path, instance.member) as stream, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _read(stream, instance, limits, asked)
+            return _read(stream, _source(stream, instance, opener, limits), instance, asked)
     except (RefusedError, MemoryError, ImportError, DecoderStartError):
         raise
     except Exception as error:
@@ -112,23 +124,32 @@ def read_frames(instance: Instance, opener: Opener, limits: Limits, indices: Seq
         raise _unreadable(instance, f"{(said or type(error).__name__).rstrip('.')}.") from error
 
 
-def _read(stream: IO[bytes], instance: Instance, limits: Limits, asked: Sequence[int]) -> Frames:
-    dataset, syntax, element = _open_element(stream, instance, limits)
-    form = _format(dataset, instance, syntax)
-    if syntax in _NATIVE:
-        values, photometric = _native(element, dataset, form, instance, asked)
+def _read(stream: IO[bytes], source: _Source, instance: Instance, asked: Sequence[int]) -> Frames:
+    form = source.form
+    if form.syntax in _NATIVE:
+        values, photometric = _native(stream, source, instance, asked)
     else:
-        values, photometric = _compressed(element, dataset, form, instance, asked)
-    values = _within_bits(values, dataset, form, instance)
+        values, photometric = _compressed(stream, source, instance, asked)
+    values = _within_bits(values, source, instance)
     if photometric == "YBR_FULL":
-        if form.dtype.kind != "u":
+        if form.signed:
             raise _unreadable(instance, "colour of signed samples has no meaning.")
         values, photometric = rgb_from_ybr_full(values, form.bits_stored), "RGB"
     return Frames(values, photometric)
 
 
-def _open_element(stream: IO[bytes], instance: Instance, limits: Limits) -> tuple[Dataset, str, _Element]:
-    """The header as far as pixels need it, the transfer syntax, and the pixel data element."""
+def _source(stream: IO[bytes], instance: Instance, opener: Opener, limits: Limits) -> _Source:
+    key = (instance.path, instance.member, instance.file_bytes)
+    known = _last_source.get(opener)
+    if known is not None and known[0] == key:
+        return known[1]
+    source = _find_source(stream, instance, limits)
+    _last_source[opener] = key, source
+    return source
+
+
+def _find_source(stream: IO[bytes], instance: Instance, limits: Limits) -> _Source:
+    """Read the header as far as pixels need it, up to the pixel data element."""
     import pydicom
 
     deflated = instance.transfer_syntax_uid == _DEFLATED
@@ -138,8 +159,8 @@ def _open_element(stream: IO[bytes], instance: Instance, limits: Limits) -> tupl
     try:
         dataset = pydicom.dcmread(stream, force=True, stop_before_pixels=not deflated, specific_tags=tags)
         if deflated and "PixelData" in dataset:
-            content = dataset.PixelData
-            return dataset, _DEFLATED, _Element(BytesIO(content), 0, len(content), False)
+            content = bytes(dataset.PixelData)
+            return _Source(dataset, _format(dataset, instance, _DEFLATED), 0, len(content), False, content)
     except ValueError as error:
         # The parser's own words may hold a value of the header, and so a person's name.
         raise _unreadable(instance, "the header cannot be parsed.") from error
@@ -152,14 +173,31 @@ def _open_element(stream: IO[bytes], instance: Instance, limits: Limits) -> tupl
     start = stream.read(12)
     if len(start) < 8 or struct.unpack(f"{order}HH", start[:4]) != (0x7FE0, 0x0010):
         raise RefusedError([line("no_pixel_data", instance.where)])
+    form = _format(dataset, instance, syntax)
     explicit = start[4:6] in _LONG_VRS and len(start) == 12
     (length,) = struct.unpack(f"{order}I", start[8:12] if explicit else start[4:8])
-    words = start[4:6] == b"OW"
-    return (
-        dataset,
-        syntax,
-        _Element(stream, offset + (12 if explicit else 8), None if length == _UNDEFINED_LENGTH else length, words),
-    )
+    offset, words = offset + (12 if explicit else 8), start[4:6] == b"OW"
+    if syntax in _NATIVE:
+        if length == _UNDEFINED_LENGTH:
+            raise _unreadable(instance, "uncompressed pixel data of undefined length.")
+        return _Source(dataset, form, offset, length, words)
+    _check_decoder(syntax, instance)
+    if length != _UNDEFINED_LENGTH:
+        raise _unreadable(instance, "the compressed pixel data are no sequence of items.")
+    stream.seek(offset)
+    table = bytes(dataset.get("ExtendedOffsetTable", b"") or b"")
+    fragments = find_frames(stream, instance.number_of_frames, extended_offsets=table)
+    return _Source(dataset, form, offset, None, words, fragments=fragments)
+
+
+def _check_decoder(syntax: str, instance: Instance) -> None:
+    missing = missing_packages(syntax)
+    if missing is None or missing:
+        from pydicom.uid import UID
+
+        advice = f"Install {' and '.join(missing)}." if missing else _advice(syntax)
+        name = f"{syntax} ({UID(syntax).name})"
+        raise RefusedError([line("unknown_decoder", instance.where, syntax=name, advice=advice)])
 
 
 def _format(dataset: Dataset, instance: Instance, syntax: str) -> FrameFormat:
@@ -188,81 +226,70 @@ def _format(dataset: Dataset, instance: Instance, syntax: str) -> FrameFormat:
     )
 
 
-def _native(
-    element: _Element, dataset: Dataset, form: FrameFormat, instance: Instance, asked: Sequence[int]
-) -> tuple[Pixels, str]:
+def _native(stream: IO[bytes], source: _Source, instance: Instance, asked: Sequence[int]) -> tuple[Pixels, str]:
     """Uncompressed samples, straight from the bytes."""
-    if element.length is None:
-        raise _unreadable(instance, "uncompressed pixel data of undefined length.")
+    form = source.form
     halved = form.photometric == "YBR_FULL_422"
     if halved and form.columns % 2:
         raise _unreadable(instance, "YBR_FULL_422 needs an even number of Columns.")
-    samples = form.rows * form.columns * form.samples
-    bits = samples * form.bits_allocated * (2 if halved else 3) // 3
-    if not halved:
-        bits = samples * form.bits_allocated
+    samples = form.rows * form.columns * (2 if halved else form.samples)
+    bits = samples * form.bits_allocated
     expected = (bits * instance.number_of_frames + 7) // 8
-    if element.length not in (expected, expected + 1):
-        raise _unreadable(instance, f"the pixel data hold {element.length} bytes; expected {expected}.")
+    if source.length not in (expected, expected + 1):
+        raise _unreadable(instance, f"the pixel data hold {source.length} bytes; expected {expected}.")
     if form.bits_allocated == 1:
-        frames = [_bits_of(element, index * bits, bits, instance) for index in asked]
+        frames = [_bits_of(stream, source, index * bits, bits) for index in asked]
         return np.stack(frames).reshape(len(asked), *form.shape), form.photometric
     dtype = form.dtype.newbyteorder(">" if form.syntax == _BIG_ENDIAN else "<")
-    size = bits // 8
-    swapped = form.syntax == _BIG_ENDIAN and form.bits_allocated == 8 and element.words
-    values = np.empty((len(asked), size // dtype.itemsize), dtype=form.dtype)
+    swapped = form.syntax == _BIG_ENDIAN and form.bits_allocated == 8 and source.words
+    values = np.empty((len(asked), samples), dtype=form.dtype)
     for place, index in enumerate(asked):
-        raw = _bytes_of(element, index * size, size, instance, swapped=swapped)
+        raw = _bytes_of(stream, source, index * bits // 8, bits // 8, swapped=swapped)
         values[place] = np.frombuffer(raw, dtype=dtype)
     if halved:
         return ybr_full_from_422(values.reshape(len(asked), form.rows, form.columns * 2)), "YBR_FULL"
-    if form.samples > 1 and dataset.get("PlanarConfiguration", 0) == 1:
+    if form.samples > 1 and source.dataset.get("PlanarConfiguration", 0) == 1:
         by_plane = values.reshape(len(asked), form.samples, form.rows, form.columns)
         return np.ascontiguousarray(by_plane.transpose(0, 2, 3, 1)), form.photometric
     return values.reshape(len(asked), *form.shape), form.photometric
 
 
-def _bytes_of(element: _Element, start: int, size: int, instance: Instance, *, swapped: bool = False) -> bytes:
-    """``size`` bytes of the value from ``start``; ``swapped`` where they stand in big-endian words of two."""
+def _bytes_of(stream: IO[bytes], source: _Source, start: int, size: int, *, swapped: bool = False) -> bytes:
+    """``size`` bytes of the value from ``start``; ``swapped`` where they stand in big-endian words of two.
+
+    Raises:
+        ValueError: the file ends before them.
+    """
     first, last = (start - start % 2, start + size + (start + size) % 2) if swapped else (start, start + size)
-    element.stream.seek(element.offset + first)
-    content = element.stream.read(last - first)
+    if source.content is not None:
+        content = source.content[first:last]
+    else:
+        stream.seek(source.offset + first)
+        content = stream.read(last - first)
     if len(content) != last - first:
-        raise _unreadable(instance, "the file ends inside the pixel data.")
+        raise ValueError("the file ends inside the pixel data.")
     if swapped:
         content = np.frombuffer(content, dtype=np.uint16).byteswap().tobytes()[start - first :][:size]
     return content
 
 
-def _bits_of(element: _Element, start: int, count: int, instance: Instance) -> NDArray[np.uint8]:
+def _bits_of(stream: IO[bytes], source: _Source, start: int, count: int) -> NDArray[np.uint8]:
     """Pixels of one bit, the first in the lowest bit of its byte (PS3.5 8.1.1); frames may start inside a byte."""
     first, last = start // 8, (start + count + 7) // 8
-    content = _bytes_of(element, first, last - first, instance)
+    # Big-endian data of one bit stand in words too, but writers and readers agree on bytes.
+    content = _bytes_of(stream, source, first, last - first)
     unpacked = np.unpackbits(np.frombuffer(content, dtype=np.uint8), bitorder="little")
     return unpacked[start - 8 * first :][:count]
 
 
-def _compressed(
-    element: _Element, dataset: Dataset, form: FrameFormat, instance: Instance, asked: Sequence[int]
-) -> tuple[Pixels, str]:
-    missing = missing_packages(form.syntax)
-    if missing is None or missing:
-        from pydicom.uid import UID
-
-        advice = f"Install {' and '.join(missing)}." if missing else _advice(form.syntax)
-        name = f"{form.syntax} ({UID(form.syntax).name})"
-        raise RefusedError([line("unknown_decoder", instance.where, syntax=name, advice=advice)])
-    if element.length is not None:
-        raise _unreadable(instance, "the compressed pixel data are no sequence of items.")
-    element.stream.seek(element.offset)
-    table = bytes(dataset.get("ExtendedOffsetTable", b"") or b"")
-    found = find_frames(element.stream, instance.number_of_frames, extended_offsets=table)
+def _compressed(stream: IO[bytes], source: _Source, instance: Instance, asked: Sequence[int]) -> tuple[Pixels, str]:
+    form = source.form
     values = np.empty((len(asked), *form.shape), dtype=form.dtype)
     photometrics = set()
     for place, index in enumerate(asked):
-        stream = read_frame(element.stream, found[index])
-        _check_stream(stream, form, instance)
-        values[place], photometric = POOL.decode(stream, form)
+        coded = read_frame(stream, source.fragments[index])
+        _check_stream(coded, form, instance)
+        values[place], photometric = POOL.decode(coded, form)
         photometrics.add(photometric)
     if len(photometrics) > 1:
         raise _unreadable(instance, "the frames differ in how their colour is coded.")
@@ -291,13 +318,13 @@ def _check_stream(stream: bytes, form: FrameFormat, instance: Instance) -> None:
         raise RefusedError([line("signedness_mismatch", instance.where)])
 
 
-def _within_bits(pixels: Pixels, dataset: Dataset, form: FrameFormat, instance: Instance) -> Pixels:
+def _within_bits(pixels: Pixels, source: _Source, instance: Instance) -> Pixels:
     """Values as BitsStored and PixelRepresentation mean them: sign extended, overlay bits (PS3.5 8.1.1) cleared.
 
     Raises:
         RefusedError: values need more bits than BitsStored, and no overlay and no padding value explains them.
     """
-    bits, signed = form.bits_stored, form.signed
+    dataset, bits, signed = source.dataset, source.form.bits_stored, source.form.signed
     if bits >= 8 * pixels.dtype.itemsize:
         return pixels
     low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)

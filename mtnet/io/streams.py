@@ -41,9 +41,14 @@ def read_facts(stream: bytes, syntax: str) -> StreamFacts | None:
     """
     if syntax not in JPEG_SYNTAXES | JPEGLS_SYNTAXES | JPEG2000_SYNTAXES:
         return None
-    if not stream.rstrip(b"\x00").endswith(b"\xff\xd9"):
+    if not ends_as_jpeg(stream):
         raise ValueError("the compressed stream is cut short: it has no end marker.")
     return _jpeg2000(stream) if syntax in JPEG2000_SYNTAXES else jpeg_facts(stream, ls=syntax in JPEGLS_SYNTAXES)
+
+
+def ends_as_jpeg(stream: bytes) -> bool:
+    """Whether bytes end with the end marker that JPEG, JPEG-LS and JPEG 2000 share. Writers pad with either byte."""
+    return stream.rstrip(b"\x00\xff").endswith(b"\xff\xd9")
 
 
 def jpeg_facts(stream: bytes, *, ls: bool = False) -> StreamFacts:
