@@ -119,7 +119,7 @@ def _capture(findings: Findings, source: DicomSource, pictures: NDArray[np.uint8
     capture.PatientOrientation = capture.Laterality = ""
     capture.BurnedInAnnotation = burned_in(source)
     capture.DerivationDescription = (
-        f"Findings of {findings.model.name} {findings.model.version} drawn on slices of the source. "
+        f"Findings of {findings.model.name} {findings.model.version} drawn on the source images. "
         f"{full_notice(findings.model)}"
     )[:1024]
     capture.SourceImageSequence = [_reference(class_uid, uid) for class_uid, uid in source.objects]

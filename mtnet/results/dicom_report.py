@@ -150,8 +150,9 @@ def _content(findings: Findings, source: DicomSource, seg: SegOutcome, uids: Der
             serial_number=model.weights_sha256[:16] or "0",
         ),
     )
-    # Without segments of a DICOM SEG for all, some lesions are shown by polygons.
-    regions = {} if set(seg.segments) >= {n.number for n in findings.lesions} else lesion_regions(findings, source)
+    # On slices, regions are only for lesions without segment; on a clip they also tell the frame.
+    covered = not source.planar and set(seg.segments) >= {lesion.number for lesion in findings.lesions}
+    regions = {} if covered else lesion_regions(findings, source)
     groups = [image_group(findings, source, uids.of("image"))]
     groups.extend(lesion_group(lesion, findings, source, seg, regions) for lesion in findings.lesions)
     content = MeasurementReport(

@@ -9,7 +9,6 @@ from mtnet.results.codes import (
     ABNORMAL_STRUCTURE,
     ABSENT,
     AREA,
-    ARTIFICIAL_INTELLIGENCE,
     FINDINGS_SUMMARY,
     LONG_AXIS,
     NO_UNITS,
@@ -207,10 +206,7 @@ def _algorithm(findings: Findings) -> Any:
     if model.weights_sha256:
         parameters.insert(0, f"weights_sha256={model.weights_sha256}")
     return AlgorithmIdentification(
-        name=long_string(model.name),
-        version=long_string(model.version),
-        parameters=parameters or None,
-        family=coded(ARTIFICIAL_INTELLIGENCE.code),
+        name=long_string(model.name), version=long_string(model.version), parameters=parameters or None
     )
 
 

@@ -109,7 +109,7 @@ def set_label_map(seg: Any, values: NDArray[np.unsignedinteger[Any]]) -> None:
     The encoder is pydicom's own: that of GDCM, which highdicom would get, ends the process on some odd sizes.
     """
     from pydicom.encaps import encapsulate
-    from pydicom.pixels import get_encoder
+    from pydicom.pixels.encoders.base import get_encoder
     from pydicom.uid import RLELossless
 
     encoder = get_encoder(RLELossless)

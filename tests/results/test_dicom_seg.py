@@ -4,7 +4,6 @@ import dataclasses
 import logging
 import os
 import shutil
-import subprocess
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,22 +19,12 @@ from mtnet.results import write_dicom_seg
 from mtnet.results.source_modules import patient_and_study
 from mtnet.structures import Findings, Geometry, Stack
 from tests.builders import WrittenSeries, write_ct_series
+from tests.results.judges import errors_of
 from tests.results.samples import ball, findings_on, geometry_of, stack_of
 
 DATA = Path(os.environ.get("MTNET_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
 # Set by pydicom for the odd values that these tests and the real study hold.
 pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR:UserWarning")
-
-
-def errors_of(path: Path) -> list[str]:
-    """The lines of dciodvfy that name an error."""
-    tool = shutil.which("dciodvfy")
-    if tool is None:
-        pytest.skip("dciodvfy (dicom3tools) is not installed")
-    run = subprocess.run([tool, "-new", str(path)], capture_output=True, text=True, errors="replace", check=False)
-    lines = (run.stdout + run.stderr).splitlines()
-    assert any(line.strip() == "Segmentation" for line in lines), lines
-    return [line for line in lines if line.startswith("Error")]
 
 
 def make(
