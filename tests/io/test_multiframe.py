@@ -195,3 +195,19 @@ def test_top_level_tags_do_not_override_what_the_groups_say(tmp_path: Path) -> N
 
     write_enhanced(write_ct_series(tmp_path), tmp_path / "whole.dcm", edit=mislead)
     assert_tells_its_place(load_only(tmp_path))
+
+
+@pytest.mark.parametrize("syntax", [uid.RLELossless, uid.JPEG2000Lossless], ids=["RLE", "JPEG 2000"])
+def test_compressed_frames_are_told_apart_as_plain_ones_are(tmp_path: Path, syntax: str) -> None:
+    def compress(dataset: Dataset) -> None:
+        plain = Dataset()
+        plain.update(dataset)
+        plain.file_meta = dataset.file_meta
+        plain.compress(syntax, generate_instance_uid=False)
+        dataset.PixelData = plain.PixelData
+        dataset["PixelData"].VR = "OB"
+        dataset["PixelData"].is_undefined_length = True
+
+    slices = write_ct_series(tmp_path, shape=(40, 34, 8))
+    write_enhanced(slices, tmp_path / "whole.dcm", order=SHUFFLED, edit=compress)
+    assert_tells_its_place(load_only(tmp_path))

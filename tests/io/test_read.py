@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mtnet.io.nifti_out import write_nifti
 from mtnet.io.read import read_volume
 from mtnet.structures import RefusedError
 from tests.builders import write_ct_series
@@ -45,3 +46,11 @@ def test_an_unreadable_file_is_not_bridged_as_if_it_were_missing(tmp_path: Path)
         read_volume(tmp_path)
     assert {item.code for item in caught.value.lines} == {"unreadable_file", "missing_slices"}
     assert any(item.where == written.paths[4].name for item in caught.value.lines)
+
+
+def test_a_file_that_does_not_say_its_modality_is_read_with_a_note_that_it_was_assumed(tmp_path: Path) -> None:
+    write_ct_series(tmp_path / "in", shape=(12, 10, 9))
+    write_nifti(read_volume(tmp_path / "in").volume, tmp_path / "volume.nii.gz")
+    (found,) = read_volume(tmp_path / "volume.nii.gz").volume.report
+    assert (found.code, found.severity) == ("modality_assumed", "note")
+    assert "CT" in found.message
