@@ -51,6 +51,7 @@ class DecodingPool:
         self._command = command
         self._seconds = seconds
         self._idle: list[subprocess.Popen[bytes]] = []
+        self._busy: list[subprocess.Popen[bytes]] = []
         self._lock = threading.Lock()
 
     def decode(self, stream: bytes, form: FrameFormat) -> tuple[NDArray[np.integer[Any]], str]:
@@ -89,8 +90,8 @@ class DecodingPool:
     def forget(self) -> None:
         """After a fork, in the new process: let go of what belongs to the other one, and start afresh."""
         self._lock = threading.Lock()
-        idle, self._idle = self._idle, []
-        for process in idle:
+        others, self._idle, self._busy = [*self._idle, *self._busy], [], []
+        for process in others:
             for pipe in (process.stdin, process.stdout):
                 if pipe is not None:
                     pipe.close()
@@ -105,13 +106,16 @@ class DecodingPool:
             _end(process)
             process = None
         process = process or _start(self._command or _own_command())
+        self._busy.append(process)
         try:
             yield process
         except BaseException:
             # An interrupt may have left half a message in the pipe.
+            self._busy.remove(process)
             _end(process)
             raise
         with self._lock:
+            self._busy.remove(process)
             self._idle.append(process)
 
 
