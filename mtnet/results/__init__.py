@@ -6,6 +6,7 @@ from mtnet.results.dicom_report import write_dicom_report
 from mtnet.results.dicom_seg import SegOutcome, write_dicom_seg
 from mtnet.results.findings_json import findings_to_dict, read_findings_json, write_findings_json
 from mtnet.results.folder import RESULT_FILES, Written, clear_results, write_results
+from mtnet.results.image_seg import write_image_seg
 from mtnet.results.nifti import write_lesions_nifti, write_reconstruction_nifti, write_segmentation_nifti
 from mtnet.results.overlay import write_overlay
 from mtnet.results.segmentation import SEG_KINDS, SegKind, check_seg_kind
@@ -25,6 +26,7 @@ __all__ = [
     "write_dicom_report",
     "write_dicom_seg",
     "write_findings_json",
+    "write_image_seg",
     "write_lesions_nifti",
     "write_overlay",
     "write_reconstruction_nifti",

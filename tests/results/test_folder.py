@@ -73,6 +73,21 @@ def test_no_lesion_makes_no_seg_and_the_json_says_why(study: tuple[Findings, Vol
     assert document["lesions"] == []
 
 
+def test_a_dicom_object_that_cannot_be_made_is_told_and_keeps_nothing_else_from_being_written(
+    study: tuple[Findings, Volume], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise TypeError("Nobody^At All")
+
+    monkeypatch.setattr("mtnet.results.dicom_report.lesion_group", fail)
+    done = write_results(*study, tmp_path / "out")
+    assert _names(tmp_path / "out") == set(RESULT_FILES) - {"report.dcm"}
+    document = json.loads((tmp_path / "out" / "findings.json").read_text())
+    reason = "it cannot be made from the headers of the source (TypeError in fail)"
+    assert document["dicom_report"] == {"written": False, "reason": reason}
+    assert document["dicom_capture"] == {"written": True, "reason": ""} and done.dicom.seg.written
+
+
 def test_what_a_writer_noticed_is_in_the_report(study: tuple[Findings, Volume], tmp_path: Path) -> None:
     findings, volume = study
     assert findings.source.stack is not None
