@@ -39,6 +39,15 @@ CUT_SHARE = 0.08
 REACH_SHARE = 0.01
 CUT_SIDE_CM2 = 5.0
 
+PARTS = (
+    "ABDOMEN", "ARM", "BRAIN", "BREAST", "CSPINE", "EXTREMITY", "FOOT", "HAND", "HEAD", "HEART", "HIP", "KNEE", "LEG",
+    "LIVER", "LSPINE", "NECK", "PELVIS", "PHANTOM", "SHOULDER", "SKULL", "SPINE", "TSPINE",
+)  # fmt: skip
+"""What a message says of BodyPartExamined (terms of PS3.16 annex L): people type other things into it, names too."""
+
+_POSITION = re.compile("(HF|FF|LF|RF|AF|PF)(P|S|DR|DL)")
+"""Terms of Patient Position (PS3.3 C.7.3.1.1.2)."""
+
 DOMAIN_CODES = frozenset(
     {*DOMAIN_VERDICTS, "slices_outside", "thickness_outside", "spacing_outside", "lung_volume_outside"}
 )
@@ -97,7 +106,7 @@ def check_image(domain: InputDomain, volume: Volume, source: Source) -> tuple[Re
     if first is not None:
         lines += _acquisition_lines(domain, first, facts)
     if source.series is not None and domain.organ == "any":
-        lines += _body_part_lines(domain, _word(source.series.body_part), facts)
+        lines += _body_part_lines(domain, _part_tag(source), facts)
     message = f"Checked against the bundle's input domain: {', '.join(facts)}."
     return (*lines, ReportLine("input_checked", "note", message, "input domain"))
 
@@ -113,8 +122,8 @@ def check_lungs(domain: InputDomain, lungs: Lungs, source: Source) -> tuple[Repo
         lungs: as measured.
         source: with ``series`` where it is DICOM.
     """
-    tag = _word(source.series.body_part) if source.series else ""
-    named = f"BodyPartExamined (0018,0015) is {tag}" if tag else "BodyPartExamined is absent"
+    tag = _part_tag(source)
+    named = f"BodyPartExamined (0018,0015) names {_shown(domain, tag)}" if tag else "BodyPartExamined is absent"
     if source.series is None:
         named = "The file does not say which part of the body it shows"
     if lungs.largest_area_cm2 < SMALLEST_LUNG_CM2:
@@ -237,7 +246,7 @@ def _acquisition_lines(domain: InputDomain, first: Instance, facts: list[str]) -
         message = f"ContrastBolusAgent {told}; the network is made for images {domain.contrast_agent} contrast agent."
         verdict = domain.verdict("contrast_agent_outside")
         lines.append(ReportLine("contrast_agent_outside", verdict, message, "ContrastBolusAgent (0018,0010)"))
-    position = _word(first.patient_position)
+    position = first.patient_position if _POSITION.fullmatch(first.patient_position) else ""
     facts.append(f"patient position {position or 'not given'}")
     if position and domain.patient_positions and position not in domain.patient_positions:
         message = f"The patient lies {position}; the network is made for {', '.join(domain.patient_positions)}."
@@ -248,17 +257,27 @@ def _acquisition_lines(domain: InputDomain, first: Instance, facts: list[str]) -
 
 def _body_part_lines(domain: InputDomain, tag: str, facts: list[str]) -> list[ReportLine]:
     """What the tag says, where the image is not judged by what it shows."""
-    facts.append(f"body part {tag or 'not given'}")
+    facts.append(f"body part {_shown(domain, tag) if tag else 'not given'}")
     if not tag or _names_part(domain, tag):
         return []
-    message = f"BodyPartExamined is {tag}; the network is made for {', '.join(domain.body_parts)}."
+    message = f"BodyPartExamined names {_shown(domain, tag)}; the network is made for {', '.join(domain.body_parts)}."
     verdict = domain.verdict("body_part_outside")
     return [ReportLine("body_part_outside", verdict, message, "BodyPartExamined (0018,0015)")]
 
 
 def _names_part(domain: InputDomain, tag: str) -> bool:
     """Whether the tag holds a declared word (CHESTABDPELVIS holds CHEST), or any will do."""
-    return not domain.body_parts or any(word in re.sub(r"[_ ]", "", tag) for word in domain.body_parts)
+    return not domain.body_parts or any(word in tag for word in domain.body_parts)
+
+
+def _part_tag(source: Source) -> str:
+    """Letters of BodyPartExamined; empty where it is absent."""
+    return re.sub("[^A-Z]", "", source.series.body_part.upper()) if source.series else ""
+
+
+def _shown(domain: InputDomain, tag: str) -> str:
+    """A known word of the tag."""
+    return next((word for word in (*domain.body_parts, *PARTS) if word in tag), "something else")
 
 
 def _coverage_lines(domain: InputDomain, lungs: Lungs) -> list[ReportLine]:
@@ -266,17 +285,19 @@ def _coverage_lines(domain: InputDomain, lungs: Lungs) -> list[ReportLine]:
     cut = [place for place, share in ends if share > CUT_SHARE]
     if lungs.area_at_sides_cm2 > CUT_SIDE_CM2:
         cut.append("at the sides")
+    lines = []
+    # The bases alone may well be narrow: a high diaphragm leaves one of them.
+    if lungs.width_over_depth < NARROW and max(lungs.share_at_head, lungs.share_at_feet) <= CUT_SHARE:
+        message = "Only one lung is seen: the other holds no air, was removed, or is not in the image."
+        lines.append(ReportLine("one_lung", domain.verdict("one_lung"), message, "image"))
     if cut:
         message = f"The image does not hold all of the lungs: they are cut off {' and '.join(cut)}."
-        return [ReportLine("lungs_cut_off", domain.verdict("lungs_cut_off"), message, "image")]
-    lines = [
+        return [*lines, ReportLine("lungs_cut_off", domain.verdict("lungs_cut_off"), message, "image")]
+    lines += [
         ReportLine("lungs_reach_end", "note", f"A tip of the lungs may be missing {place}.", "image")
         for place, share in ends
         if share > REACH_SHARE
     ]
-    if lungs.width_over_depth < NARROW:
-        message = "Only one lung is seen: the other holds no air, was removed, or is not in the image."
-        lines.append(ReportLine("one_lung", domain.verdict("one_lung"), message, "image"))
     told = f"The image holds {_litres(lungs)} of aerated lung"
     lines += _bounded("lung_volume_outside", domain.lung_volume_ml, lungs.volume_ml, told, " ml", "image")
     return lines
