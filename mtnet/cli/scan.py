@@ -65,6 +65,8 @@ def _study_json(study: Study, descriptions: bool) -> dict[str, Any]:
     return {
         "study_instance_uid": study.study_instance_uid,
         "image_file": study.image_path.name if study.image_path else None,
+        "image_kind": study.image_kind,
+        "image_shape": study.image_shape,
         "findings": [_line_json(item) for item in study.report],
         "series": [_series_json(series, descriptions) for series in study.series],
     }
@@ -106,7 +108,7 @@ def _line_json(item: ReportLine) -> dict[str, str]:
 
 
 def _study_text(number: int, study: Study, descriptions: bool) -> Iterator[str]:
-    name = f"image file {study.image_path.name}" if study.image_path else study.study_instance_uid
+    name = _image_file_text(study) if study.image_path else study.study_instance_uid
     yield f"Study {number}: {plain(name)}"
     yield from _finding_text(study.report, "  ")
     if not study.series:
@@ -121,6 +123,12 @@ def _study_text(number: int, study: Study, descriptions: bool) -> Iterator[str]:
             yield f"      {plain(series.description)}"
         yield from _finding_text(_findings(series), "      ")
     yield ""
+
+
+def _image_file_text(study: Study) -> str:
+    shape = " x ".join(map(str, study.image_shape or ()))
+    described = ", ".join(text for text in (study.image_kind, shape) if text)
+    return f"image file {study.image_path.name if study.image_path else ''} ({described})"
 
 
 def _row(series: Series) -> tuple[str, ...]:

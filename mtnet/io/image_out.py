@@ -31,28 +31,43 @@ def write_image(array: NDArray[np.generic], folder: Path, stem: str) -> Path:
     Raises:
         ValueError: neither format holds the values.
     """
-    pixels = np.ascontiguousarray(array.transpose(2, 1, 0))
-    if array.ndim != 3 or pixels.shape[2] not in (1, 3):
+    pixels, suffix = _storable(array)
+    path = folder / f"{stem}{suffix}"
+    with atomic_path(path) as temporary:
+        if suffix == ".png":
+            temporary.write_bytes(_png(pixels))
+        else:
+            from PIL import Image
+
+            Image.fromarray(pixels[..., 0]).save(temporary, format="TIFF")
+    return path
+
+
+def image_suffix(array: NDArray[np.generic]) -> str:
+    """The ending that ``write_image`` will give to an image ``(C, i, j)``.
+
+    Raises:
+        ValueError: neither format holds the values.
+    """
+    return _storable(array)[1]
+
+
+def _storable(array: NDArray[np.generic]) -> tuple[NDArray[np.generic], str]:
+    """``(rows, columns, samples)`` in a type that the format of the ending holds."""
+    if array.ndim != 3 or array.shape[0] not in (1, 3):
         raise ValueError(f"The array has shape {array.shape}; expected (1 or 3, columns, rows).")
-    if pixels.dtype.kind in "iu" and pixels.dtype not in (np.uint8, np.uint16):
+    pixels = np.ascontiguousarray(array.transpose(2, 1, 0))
+    if pixels.dtype in (np.uint8, np.uint16):
+        return pixels, ".png"
+    if pixels.dtype.kind in "iu":
         low, high = int(pixels.min()), int(pixels.max())
         if low >= 0 and high <= np.iinfo(np.uint16).max:
-            pixels = pixels.astype(np.uint16)
-        elif max(-low, high) > _EXACT_IN_FLOAT32:
+            return pixels.astype(np.uint16), ".png"
+        if max(-low, high) > _EXACT_IN_FLOAT32:
             raise ValueError(f"Values from {low} to {high} fit neither 16 bits nor 32-bit floats without loss.")
-    if pixels.dtype in (np.uint8, np.uint16):
-        path = folder / f"{stem}.png"
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(_png(pixels))
-        return path
     if pixels.shape[2] != 1:
         raise ValueError(f"Colours of type {pixels.dtype} fit neither PNG nor TIFF here; expected uint8 or uint16.")
-    from PIL import Image
-
-    path = folder / f"{stem}.tif"
-    with atomic_path(path) as temporary:
-        Image.fromarray(pixels[..., 0].astype(np.float32)).save(temporary, format="TIFF")
-    return path
+    return pixels.astype(np.float32), ".tif"
 
 
 def _png(pixels: NDArray[np.generic]) -> bytes:

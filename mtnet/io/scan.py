@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from mtnet.io.files import FileEntry, Listing, Opener, list_files
 from mtnet.io.headers import Header, read_header
+from mtnet.io.image2d import PICTURE_SUFFIXES
+from mtnet.io.image_studies import image_file_study
 from mtnet.io.limits import Limits
 from mtnet.io.stacks import split_stacks
 from mtnet.io.verdicts import line
+from mtnet.io.video import VIDEO_SUFFIXES
 from mtnet.structures.report import InputReport, RefusedError, ReportLine
 from mtnet.structures.study import Series, Study
 
@@ -26,7 +29,8 @@ def scan(path: Path, limits: Limits = _DEFAULT_LIMITS) -> tuple[Study, ...]:
     Headers only are read; where two files claim one position, their bytes are compared. A file that cannot be read is a
     line in the report of every study of the input, for it may belong to any. Findings carry the severity of the default
     mode (``mtnet.io.verdicts.judge`` gives another's); a refused line of a study is about the file that it names.
-    Image files of other formats are listed, a study each, where the input holds no DICOM.
+    Image files of other formats are listed, a study each, where the input holds no DICOM: volumes, else 2D images and
+    videos.
 
     Args:
         path: folder, zip archive or file.
@@ -44,12 +48,12 @@ def scan(path: Path, limits: Limits = _DEFAULT_LIMITS) -> tuple[Study, ...]:
     with Opener() as opener:
         headers, lines, foreign = _read_headers(listing, opener, limits)
         studies = _studies(headers, opener)
-    images = [entry for entry in foreign if entry.suffixes in IMAGE_SUFFIXES and entry.member is None]
+    images = list(_image_files(foreign))
     archives = [entry for entry in foreign if entry.suffixes == ".zip"]
     lines += [line("archive_not_opened", entry.where) for entry in archives]
     if not studies and images:
         lines += _foreign_lines(len(foreign) - len(images) - len(archives))
-        return tuple(Study("", image_path=e.path, report=InputReport(tuple(lines))) for e in images)
+        return tuple(image_file_study(entry.path, lines, limits) for entry in images)
     lines += _foreign_lines(len(foreign) - len(archives))
     if not studies:
         raise RefusedError([line("nothing_found", path.name, files=len(listing.entries)), *lines])
@@ -58,6 +62,13 @@ def scan(path: Path, limits: Limits = _DEFAULT_LIMITS) -> tuple[Study, ...]:
     return tuple(
         Study(study.study_instance_uid, study.series, report=InputReport((*lines, *study.report))) for study in studies
     )
+
+
+def _image_files(foreign: Sequence[FileEntry]) -> Iterator[FileEntry]:
+    """The volumes among files that are no DICOM; where there are none, the 2D images and videos."""
+    files = [entry for entry in foreign if entry.member is None]
+    volumes = [entry for entry in files if entry.suffixes in IMAGE_SUFFIXES]
+    yield from volumes or (entry for entry in files if entry.suffixes in (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES))
 
 
 def _foreign_lines(count: int) -> list[ReportLine]:

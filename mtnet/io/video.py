@@ -64,6 +64,8 @@ class Video:
             claimed = capture.number("CAP_PROP_FRAME_COUNT")
         self.shape: tuple[int, int] = (columns, rows)
         """(i, j): columns and rows, upright."""
+        self.spacing_mm: tuple[float, float] | None = None
+        """Never known."""
         self.frame_count: int | None = int(claimed) if container in _COUNTED and claimed >= 1 else None
         """Frames that the file says it has; ``None`` where it does not count them."""
         if (self.frame_count or 0) > limits.frames:

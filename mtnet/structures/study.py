@@ -122,9 +122,15 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """One DICOM study, or one image file that is no DICOM (its ``image_path``; then ``series`` is empty)."""
+    """One DICOM study, or one image file that is no DICOM (its ``image_path``; then ``series`` is empty).
+
+    ``image_kind`` is what such a file holds: ``volume``, ``image`` or ``cine``. ``image_shape`` is (i, j), of a cine
+    (i, j, frames) where its frames are counted, and ``None`` where the header was not looked into or cannot be read.
+    """
 
     study_instance_uid: str
     series: tuple[Series, ...] = ()
     image_path: Path | None = None
+    image_kind: SeriesKind | None = None
+    image_shape: tuple[int, ...] | None = None
     report: InputReport = field(default_factory=InputReport)

@@ -192,33 +192,34 @@ def test_a_process_killed_while_converting_leaves_whole_files_only(tmp_path: Pat
     assert names(out) == ["convert.json", *(f"volume-{k}.{end}" for k in range(6) for end in ("json", "nii.gz"))]
 
 
-FOLDERS: dict[str, tuple[int, set[str]]] = {
-    "broken_files": (0, {"not_a_volume", "unreadable_file", "truncated_pixels", "single_slice"}),
-    "cr_chest_monochrome1_j2k": (0, {"not_a_volume"}),
-    "ct_chest_duplicates": (1, set()),
-    "ct_chest_missing_slices": (1, set()),
-    "ct_chest_overlapping": (1, set()),
-    "ct_chest_reformats_two_vendors": (6, set()),
-    "ct_chest_single_slice": (1, set()),
-    "ct_chest_transfer_syntaxes": (0, {"different_pixels_at_one_position", "eight_bit_ct"}),
-    "ct_enhanced_multiframe": (0, {"parametric_map"}),
-    "ct_gap_ge": (0, {"missing_slices_wide_gap"}),
-    "ct_j2k_sign_mismatch": (0, {"signedness_mismatch"}),
-    "ct_legacy_converted_multiframe": (0, {"not_a_volume", "rescale_type_not_hu"}),
-    "ct_localizer_kernels_dose_philips": (2, {"not_a_volume"}),
-    "ct_reformat_sagittal_non_square": (1, set()),
-    "ct_same_position": (0, {"different_pixels_at_one_position"}),
-    "ct_tilt_philips_minus18": (1, {"not_a_volume"}),
-    "ct_tilt_variable_spacing_ge": (0, {"variable_spacing_wide_gap"}),
-    "ct_two_studies_one_folder": (2, set()),
-    "ct_with_dicom_seg": (1, {"not_a_volume"}),
-    "mr_enhanced_siemens": (4, set()),
-    "mr_jpeg_lossless_fragments": (1, set()),
-    "mr_two_orientations": (2, set()),
-    "seg_stored_as_ct": (0, {"seg_stored_as_ct"}),
-    "us_multiframe_ybr422": (0, {"not_a_volume"}),
-    "us_palette_multiframe": (0, {"not_a_volume"}),
-    "us_ybr422_uncompressed": (0, {"not_a_volume"}),
+# Volumes, refusals, 2D images, frames of cines.
+FOLDERS: dict[str, tuple[int, set[str], int, int]] = {
+    "broken_files": (0, {"not_a_volume", "unreadable_file", "truncated_pixels", "single_slice"}, 0, 0),
+    "cr_chest_monochrome1_j2k": (0, set(), 1, 0),
+    "ct_chest_duplicates": (1, set(), 0, 0),
+    "ct_chest_missing_slices": (1, set(), 0, 0),
+    "ct_chest_overlapping": (1, set(), 0, 0),
+    "ct_chest_reformats_two_vendors": (6, set(), 0, 0),
+    "ct_chest_single_slice": (1, set(), 0, 0),
+    "ct_chest_transfer_syntaxes": (0, {"different_pixels_at_one_position", "eight_bit_ct"}, 0, 0),
+    "ct_enhanced_multiframe": (0, {"parametric_map"}, 0, 0),
+    "ct_gap_ge": (0, {"missing_slices_wide_gap"}, 0, 0),
+    "ct_j2k_sign_mismatch": (0, {"signedness_mismatch"}, 0, 0),
+    "ct_legacy_converted_multiframe": (0, {"not_a_volume", "rescale_type_not_hu"}, 0, 0),
+    "ct_localizer_kernels_dose_philips": (2, {"not_a_volume"}, 3, 0),
+    "ct_reformat_sagittal_non_square": (1, set(), 0, 0),
+    "ct_same_position": (0, {"different_pixels_at_one_position"}, 0, 0),
+    "ct_tilt_philips_minus18": (1, {"not_a_volume"}, 0, 0),
+    "ct_tilt_variable_spacing_ge": (0, {"variable_spacing_wide_gap"}, 0, 0),
+    "ct_two_studies_one_folder": (2, set(), 0, 0),
+    "ct_with_dicom_seg": (1, {"not_a_volume"}, 0, 0),
+    "mr_enhanced_siemens": (4, set(), 0, 0),
+    "mr_jpeg_lossless_fragments": (1, set(), 0, 0),
+    "mr_two_orientations": (2, set(), 0, 0),
+    "seg_stored_as_ct": (0, {"seg_stored_as_ct"}, 0, 0),
+    "us_multiframe_ybr422": (0, set(), 0, 30),
+    "us_palette_multiframe": (0, set(), 0, 2),
+    "us_ybr422_uncompressed": (0, set(), 1, 0),
 }
 
 
@@ -230,10 +231,12 @@ def test_every_robustness_folder_is_in_the_table() -> None:
 @pytest.mark.study
 @pytest.mark.parametrize("name", sorted(FOLDERS))
 def test_a_robustness_folder_gives_dcm2niixs_volume_or_the_expected_refusal(tmp_path: Path, name: str) -> None:
-    expected, codes = FOLDERS[name]
-    assert run(ROBUSTNESS / name, tmp_path / "out") == (0 if expected else 1)
+    expected, codes, images, frames = FOLDERS[name]
+    assert run(ROBUSTNESS / name, tmp_path / "out") == (0 if expected or images or frames else 1)
     entries = summary(tmp_path / "out")["series"]
-    written = [entry for entry in entries if entry["file"]]
+    assert len([*(tmp_path / "out").glob("image-*.png"), *(tmp_path / "out").glob("image-*.tif")]) == images
+    assert len(list((tmp_path / "out").glob("cine-*/frame-*.png"))) == frames
+    written = [entry for entry in entries if (entry["file"] or "").startswith("volume")]
     assert len(written) == expected == len(list((tmp_path / "out").glob("volume-*.nii.gz")))
     assert {item["code"] for entry in entries for item in entry["refusals"]} == codes
     assert all(entry["refusals"] for entry in entries if not entry["file"])

@@ -89,4 +89,4 @@ def test_control_characters_of_a_file_name_do_not_reach_the_terminal(
 def test_an_image_file_is_listed_by_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "ct.nii.gz").write_bytes(b"not looked into")
     assert main(["scan", str(tmp_path)]) == 0
-    assert capsys.readouterr().out.splitlines() == ["Study 1: image file ct.nii.gz"]
+    assert capsys.readouterr().out.splitlines() == ["Study 1: image file ct.nii.gz (volume)"]
