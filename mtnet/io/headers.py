@@ -8,13 +8,15 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, cast
 
+from mtnet.io.elements import Value, read_elements
 from mtnet.io.files import FileEntry, Opener
 from mtnet.io.kinds import ENHANCED_CLASSES
 from mtnet.io.limits import Limits
 from mtnet.io.multiframe import FRAME_TAGS, frame_datasets
 from mtnet.io.tags import (
+    Tags,
     UnusableError,
     count_of,
     hint_of,
@@ -40,6 +42,7 @@ DICOM_SUFFIXES = (".dcm", ".dicom", ".ima", ".dic")
 _NO_AGENT = frozenset({"", "NONE", "NO", "N", "WITHOUT", "NATIVE", "NO CONTRAST", "NON-CONTRAST", "W/O"})
 """What people and scanners write into ContrastBolusAgent where none was given."""
 
+_CLASS, _META_CLASS = "SOPClassUID", "MediaStorageSOPClassUID"
 _DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
 _LOSSY_SYNTAXES = frozenset(
     {
@@ -144,17 +147,16 @@ def _looks_like_dataset(start: bytes) -> bool:
 
 
 def _parse(stream: IO[bytes], entry: FileEntry, limits: Limits, *, marked: bool) -> Header | ReportLine | None:
-    import pydicom
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=True, specific_tags=[*_TAGS, *FRAME_TAGS])
-        meta = getattr(dataset, "file_meta", None) or {}
-        syntax = str(meta.get("TransferSyntaxUID", "") or "") or _encoding(dataset)
-        sop_class = str(dataset.get("SOPClassUID", "") or meta.get("MediaStorageSOPClassUID", "") or "")
+        plain = read_elements(stream, _TAGS, FRAME_TAGS) if marked else None
+        if plain is not None and plain.get("SOPClassUID") in ENHANCED_CLASSES:
+            stream.seek(0)
+            plain = None
+        dataset, syntax, sop_class = _with_pydicom(stream) if plain is None else _from_plain(plain)
         if sop_class == _DICOMDIR_CLASS:
             return line("dicomdir_skipped", entry.where)
-        uids = [str(dataset.get(tag, "") or "") for tag in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")]
+        uids = [text_of(dataset, tag) for tag in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")]
         if not (sop_class and all(uids)):
             if marked:
                 raise UnusableError("study, series or object UID is absent.")
@@ -180,14 +182,28 @@ def _parse(stream: IO[bytes], entry: FileEntry, limits: Limits, *, marked: bool)
         return _with_frames(header, dataset) if sop_class in ENHANCED_CLASSES else header
 
 
-def _with_frames(header: Header, dataset: Dataset) -> Header:
+def _from_plain(plain: dict[str, Value]) -> tuple[Tags, str, str]:
+    """The tags, the transfer syntax and the SOP class."""
+    return plain, text_of(plain, "TransferSyntaxUID"), text_of(plain, _CLASS) or text_of(plain, _META_CLASS)
+
+
+def _with_pydicom(stream: IO[bytes]) -> tuple[Tags, str, str]:
+    import pydicom
+
+    dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=True, specific_tags=[*_TAGS, *FRAME_TAGS])
+    meta = getattr(dataset, "file_meta", None) or {}
+    syntax = str(meta.get("TransferSyntaxUID", "") or "") or _encoding(dataset)
+    return dataset, syntax, str(dataset.get(_CLASS, "") or meta.get(_META_CLASS, "") or "")
+
+
+def _with_frames(header: Header, dataset: Tags) -> Header:
     """The header of an enhanced object with one of its own for each frame, read as a file's header is."""
     whole = header.instance
     concatenation = text_of(dataset, "ConcatenationUID")
     key = concatenation or (whole.sop_instance_uid if whole.number_of_frames > 1 else "")
     before = count_of(dataset, "ConcatenationFrameOffsetNumber") or 0
     frames = []
-    for number, item in enumerate(frame_datasets(dataset, whole.number_of_frames), start=1):
+    for number, item in enumerate(frame_datasets(cast("Dataset", dataset), whole.number_of_frames), start=1):
         count = before + number if key else whole.instance_number
         instance = replace(_placed(whole, item), frame=number, instance_number=count)
         frames.append(
@@ -202,7 +218,7 @@ def _with_frames(header: Header, dataset: Dataset) -> Header:
     return replace(header, kernel=frames[0].kernel, frames=tuple(frames))
 
 
-def _variants(dataset: Dataset) -> dict[str, str]:
+def _variants(dataset: Tags) -> dict[str, str]:
     return {tag: text for tag in _VARIANT_TAGS if tag in dataset and (text := text_of(dataset, tag))}
 
 
@@ -244,7 +260,7 @@ def _encoding(dataset: Dataset) -> str:
     return _IMPLICIT if implicit else _EXPLICIT if little else _EXPLICIT_BIG_ENDIAN
 
 
-def _instance(dataset: Dataset, entry: FileEntry, sop_class: str, sop_uid: str, syntax: str) -> Instance:
+def _instance(dataset: Tags, entry: FileEntry, sop_class: str, sop_uid: str, syntax: str) -> Instance:
     signed = integer_of(dataset, "PixelRepresentation")
     bits = integer_of(dataset, "BitsAllocated")
     instance = Instance(
@@ -274,7 +290,7 @@ def _instance(dataset: Dataset, entry: FileEntry, sop_class: str, sop_uid: str, 
     return _placed(instance, dataset)
 
 
-def _placed(instance: Instance, dataset: Dataset) -> Instance:
+def _placed(instance: Instance, dataset: Tags) -> Instance:
     """The instance with what can change from frame to frame taken from ``dataset``."""
     return replace(
         instance,
@@ -301,7 +317,7 @@ class _Pixels:
     problems: tuple[ReportLine, ...] = ()
 
 
-def _pixels(stream: IO[bytes], dataset: Dataset, instance: Instance) -> _Pixels:
+def _pixels(stream: IO[bytes], dataset: Tags, instance: Instance) -> _Pixels:
     """Look for the pixel data after the header, and whether all are there as far as that shows without decoding."""
     syntax = instance.transfer_syntax_uid
     if syntax == _DEFLATED:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from pydicom.dataset import Dataset
+
+class Tags(Protocol):
+    """Values by keyword: a pydicom data set, or a plain mapping."""
+
+    def get(self, key: str, /) -> Any:
+        """The value, ``None`` where absent."""
+
+    def __contains__(self, key: str, /) -> bool: ...
 
 
 class UnusableError(ValueError):
     """A header value that is there and cannot be used; the message names its tag, never its content."""
 
 
-def _value(dataset: Dataset, keyword: str) -> Any:
+def _value(dataset: Tags, keyword: str) -> Any:
     """The converted value, ``None`` where absent or empty.
 
     Raises:
@@ -26,7 +32,7 @@ def _value(dataset: Dataset, keyword: str) -> Any:
     return None if value is None or value in ("", []) else value
 
 
-def text_of(dataset: Dataset, keyword: str) -> str:
+def text_of(dataset: Tags, keyword: str) -> str:
     """The value as text, several joined by backslashes; empty where absent or not valid."""
     try:
         value = _value(dataset, keyword)
@@ -39,7 +45,7 @@ def text_of(dataset: Dataset, keyword: str) -> str:
     return str(value).strip()
 
 
-def _numbers(dataset: Dataset, keyword: str) -> list[float] | None:
+def _numbers(dataset: Tags, keyword: str) -> list[float] | None:
     value = _value(dataset, keyword)
     if value is None:
         return None
@@ -53,7 +59,7 @@ def _numbers(dataset: Dataset, keyword: str) -> list[float] | None:
     return numbers
 
 
-def number_of(dataset: Dataset, keyword: str) -> float | None:
+def number_of(dataset: Tags, keyword: str) -> float | None:
     """The first number of the value.
 
     Raises:
@@ -63,7 +69,7 @@ def number_of(dataset: Dataset, keyword: str) -> float | None:
     return numbers[0] if numbers else None
 
 
-def integer_of(dataset: Dataset, keyword: str) -> int | None:
+def integer_of(dataset: Tags, keyword: str) -> int | None:
     """``number_of`` as a whole number.
 
     Raises:
@@ -73,7 +79,7 @@ def integer_of(dataset: Dataset, keyword: str) -> int | None:
     return None if number is None else int(number)
 
 
-def hint_of(dataset: Dataset, keyword: str) -> float | None:
+def hint_of(dataset: Tags, keyword: str) -> float | None:
     """A number that nothing depends on: one that is not valid counts as absent."""
     try:
         return number_of(dataset, keyword)
@@ -81,25 +87,25 @@ def hint_of(dataset: Dataset, keyword: str) -> float | None:
         return None
 
 
-def count_of(dataset: Dataset, keyword: str) -> int | None:
+def count_of(dataset: Tags, keyword: str) -> int | None:
     """``hint_of`` as a whole number."""
     number = hint_of(dataset, keyword)
     return None if number is None else int(number)
 
 
-def length_of(dataset: Dataset, keyword: str) -> float | None:
+def length_of(dataset: Tags, keyword: str) -> float | None:
     """A length; 0 and less mean that it is not known."""
     number = hint_of(dataset, keyword)
     return number if number is not None and number > 0 else None
 
 
-def position_of(dataset: Dataset) -> tuple[float, float, float] | None:
+def position_of(dataset: Tags) -> tuple[float, float, float] | None:
     """ImagePositionPatient: centre of the first pixel in LPS mm; ``None`` unless it has three numbers."""
     numbers = _numbers(dataset, "ImagePositionPatient")
     return (numbers[0], numbers[1], numbers[2]) if numbers is not None and len(numbers) == 3 else None
 
 
-def pixel_spacing_of(dataset: Dataset) -> tuple[float, float] | None:
+def pixel_spacing_of(dataset: Tags) -> tuple[float, float] | None:
     """PixelSpacing in mm (between rows, between columns); ``None`` unless both are positive."""
     numbers = _numbers(dataset, "PixelSpacing")
     if numbers is None or len(numbers) != 2 or min(numbers) <= 0:
@@ -107,7 +113,7 @@ def pixel_spacing_of(dataset: Dataset) -> tuple[float, float] | None:
     return numbers[0], numbers[1]
 
 
-def orientation_of(dataset: Dataset) -> tuple[float, float, float, float, float, float] | None:
+def orientation_of(dataset: Tags) -> tuple[float, float, float, float, float, float] | None:
     """Direction cosines, ``None`` unless both are unit vectors at a right angle, to 1e-3 (PS3.3 C.7.6.2.1.1)."""
     numbers = _numbers(dataset, "ImageOrientationPatient")
     if numbers is None or len(numbers) != 6:
