@@ -15,14 +15,16 @@ from monai.transforms import EnsureChannelFirst, LoadImaged, MapTransform
 from monai.utils import ImageMetaKey, MetaKeys, SpaceKeys, ensure_tuple
 
 from mtnet.io.limits import Limits
-from mtnet.io.read import Reading, read_volume
+from mtnet.io.read import Reading, read_volume_or_image
 from mtnet.io.select import CHEST_CT_RULE, SeriesRule
+from mtnet.structures.image import Image
 
 _DEFAULT_LIMITS = Limits()
 
 
 class StudyReader(ImageReader):  # type: ignore[misc]  # MONAI is not followed by mypy
-    """MONAI reader of a DICOM folder or zip (the series that the rule chooses), NIfTI, NRRD or MetaImage.
+    """MONAI reader of a DICOM folder or zip (the series that the rule chooses), NIfTI, NRRD or MetaImage; of one 2D
+    image (PNG, JPEG, TIFF, BMP, DICOM) where the input holds no volume.
 
     ``LoadImage(reader=...)`` tries other readers when this one refuses, and they would be wrong in silence: use
     ``LoadImageStudyd``, or hand this reader to each call.
@@ -55,17 +57,17 @@ class StudyReader(ImageReader):  # type: ignore[misc]  # MONAI is not followed b
         """Whether the path exists: content, not name, tells the format."""
         return all(Path(name).exists() for name in ensure_tuple(filename))
 
-    def read(self, data: Any, **kwargs: Any) -> Reading:
+    def read(self, data: Any, **kwargs: Any) -> Reading | Image:
         """Read one path.
 
         Raises:
             ValueError: several paths were given.
-            FileNotFoundError, RefusedError: as ``read_volume``.
+            FileNotFoundError, RefusedError: as ``read_volume_or_image``.
         """
         names = ensure_tuple(data)
         if len(names) != 1:
             raise ValueError(f"{len(names)} paths were given for one image; give the folder, zip or file itself.")
-        return read_volume(
+        return read_volume_or_image(
             Path(names[0]),
             rule=self.rule,
             series_uid=self.series_uid,
@@ -74,8 +76,14 @@ class StudyReader(ImageReader):  # type: ignore[misc]  # MONAI is not followed b
             limits=self.limits,
         )
 
-    def get_data(self, img: Reading) -> tuple[np.ndarray[Any, Any], dict[str, Any]]:
-        """``(i, j, k)`` array and metadata: RAS affine and, as JSON text, the input report and choice of series."""
+    def get_data(self, img: Reading | Image) -> tuple[np.ndarray[Any, Any], dict[str, Any]]:
+        """Array and metadata: RAS affine and, as JSON text, the input report and choice of series.
+
+        A volume is ``(i, j, k)``. A 2D image is ``(i, j)``, or ``(i, j, 3)`` in colour, as MONAI's ITKReader gives it;
+        its affine is 3 x 3. Where its spacing is unknown, the affine counts pixels and ``spacing_mm`` is ``null``.
+        """
+        if isinstance(img, Image):
+            return _image_data(img)
         volume = img.volume
         affine = volume.geometry.affine_ras
         meta: dict[str, Any] = {
@@ -90,6 +98,25 @@ class StudyReader(ImageReader):  # type: ignore[misc]  # MONAI is not followed b
             "series_choices": json.dumps([asdict(choice) for choice in img.choices]),
         }
         return volume.array[0], meta
+
+
+def _image_data(image: Image) -> tuple[np.ndarray[Any, Any], dict[str, Any]]:
+    step_i, step_j = image.spacing_mm or (1.0, 1.0)
+    affine = np.diag([-step_i, -step_j, 1.0])
+    grey = image.array.shape[0] == 1
+    meta: dict[str, Any] = {
+        MetaKeys.AFFINE: affine.copy(),
+        MetaKeys.ORIGINAL_AFFINE: affine.copy(),
+        MetaKeys.SPATIAL_SHAPE: np.asarray(image.shape),
+        MetaKeys.SPACE: SpaceKeys.RAS,
+        MetaKeys.ORIGINAL_CHANNEL_DIM: "no_channel" if grey else -1,
+        "modality": image.modality,
+        "spacing_mm": json.dumps(image.spacing_mm),
+        "series_instance_uid": "",
+        "input_report": json.dumps([asdict(item) for item in image.report]),
+        "series_choices": "[]",
+    }
+    return image.array[0] if grey else np.moveaxis(image.array, 0, -1), meta
 
 
 class LoadImageStudyd(LoadImaged):  # type: ignore[misc]  # MONAI is not followed by mypy
@@ -107,7 +134,7 @@ class LoadImageStudyd(LoadImaged):  # type: ignore[misc]  # MONAI is not followe
         repair: mend what is refused by default and can be mended.
         limits: what the input may cost.
         dtype: of the tensor.
-        ensure_channel_first: give ``(1, i, j, k)`` rather than ``(i, j, k)``.
+        ensure_channel_first: give ``(1, i, j, k)`` rather than ``(i, j, k)``; of a 2D image ``(1 or 3, i, j)``.
         allow_missing_keys: pass over keys that an item lacks.
     """
 
@@ -145,7 +172,7 @@ class LoadImageStudyd(LoadImaged):  # type: ignore[misc]  # MONAI is not followe
             reader: another reader for this call alone.
 
         Raises:
-            FileNotFoundError, RefusedError: as ``read_volume``; no other reader is tried.
+            FileNotFoundError, RefusedError: as ``read_volume_or_image``; no other reader is tried.
         """
         loaded = dict(data)
         chosen = reader or self.reader
