@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mtnet.io.atomic import atomic_path
-from mtnet.results.derived import DerivedUids, blank_source, decimal, left_out_lines
+from mtnet.results.derived import DerivedUids, blank_source, decimal, hashed_uid, left_out_lines
 from mtnet.results.dicom_source import DicomSource, series_source
 from mtnet.results.seg_frames import LesionFrames, lesion_frames
 from mtnet.results.segmentation import SegKind, check_seg_kind, new_segmentation
 from mtnet.results.source_modules import patient_and_study
-from mtnet.structures import Findings, ReportLine
+from mtnet.structures import Findings, Instance, ReportLine
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
+
+
+# What highdicom is told of the frames of one object: it takes them for slices, and many of them.
+_CLASSIC_SLICE = "1.2.840.10008.5.1.4.1.1.2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +94,8 @@ def write_dicom_seg(findings: Findings, path: Path, *, kind: SegKind = "binary")
         frames=values[cut.frames],
         numbers=cut.numbers,
     )
+    if source.frames > 1:
+        _name_frames(seg, cut)
     with atomic_path(path) as temporary:
         seg.save_as(temporary)
     return SegOutcome(
@@ -111,8 +117,8 @@ def _why_not(findings: Findings) -> str:
         "the lesions have no masks: the segmentation task did not run": findings.lesion_map is None,
         "no lesion owns mask voxels": not any(lesion.mask_voxels for lesion in findings.lesions),
         "the source is no DICOM series": not instances,
-        "the source is a multi-frame object; a DICOM SEG is written for single-frame series only": any(
-            instance.number_of_frames > 1 for instance in instances
+        "the source is a multi-frame object whose frames do not tell their place": any(
+            i.number_of_frames > 1 and i.frame is None for i in instances
         ),
         "the source slices do not tell their place in the patient": any(
             not (i.position_lps_mm and i.orientation_lps and i.pixel_spacing_mm and i.rows and i.columns)
@@ -120,6 +126,36 @@ def _why_not(findings: Findings) -> str:
         ),
     }
     return next((reason for reason, holds in reasons.items() if holds), "")
+
+
+def _placeholder(instance: Instance) -> str:
+    """What a frame is called until its references are set right: highdicom wants each source by its own UID."""
+    return hashed_uid(f"{instance.sop_instance_uid} frame {instance.frame}")
+
+
+def _name_frames(seg: Any, cut: LesionFrames) -> None:
+    """Put objects and frame numbers in the place of placeholders, and list each object once."""
+    # By both names: highdicom puts one and the same item into several sequences.
+    meant = {instance.sop_instance_uid: instance for instance in cut.instances}
+    meant |= {_placeholder(instance): instance for instance in cut.instances}
+
+    def set_right(item: Dataset) -> Instance:
+        instance = meant[str(item.ReferencedSOPInstanceUID)]
+        item.ReferencedSOPClassUID = instance.sop_class_uid
+        item.ReferencedSOPInstanceUID = instance.sop_instance_uid
+        return instance
+
+    for groups in seg.PerFrameFunctionalGroupsSequence:
+        for derivation in groups.DerivationImageSequence:
+            for item in derivation.SourceImageSequence:
+                instance = set_right(item)
+                if instance.number_of_frames > 1:
+                    item.ReferencedFrameNumber = instance.frame
+    listed = seg.ReferencedSeriesSequence[0]
+    for holder, keyword in ((seg, "SourceImageSequence"), (listed, "ReferencedInstanceSequence")):
+        once = {set_right(item).sop_instance_uid: item for item in holder.get(keyword) or ()}
+        if once:
+            setattr(holder, keyword, list(once.values()))
 
 
 def _geometry_lines(findings: Findings, cut: LesionFrames) -> tuple[ReportLine, ...]:
@@ -148,6 +184,8 @@ def _clean_sources(
     for instance in cut.instances:
         slice_ = blank_source(source)
         slice_.SOPClassUID, slice_.SOPInstanceUID = instance.sop_class_uid, instance.sop_instance_uid
+        if source.frames > 1:
+            slice_.SOPClassUID, slice_.SOPInstanceUID = _CLASSIC_SLICE, _placeholder(instance)
         slice_.FrameOfReferenceUID = frame_of_reference
         slice_.Modality = instance.modality
         slice_.Rows, slice_.Columns = instance.rows, instance.columns

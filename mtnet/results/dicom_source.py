@@ -76,7 +76,7 @@ def series_source(findings: Findings) -> DicomSource | None:
     header = read_header(first)
     return DicomSource(
         header,
-        tuple((i.sop_class_uid, i.sop_instance_uid) for i in stack.instances),
+        tuple(dict.fromkeys((i.sop_class_uid, i.sop_instance_uid) for i in stack.instances)),
         findings.source.study_instance_uid or str(header.StudyInstanceUID),
         findings.source.series_instance_uid or str(header.SeriesInstanceUID),
         first.modality,

@@ -38,14 +38,15 @@ def lesion_regions(findings: Findings, source: DicomSource) -> dict[int, Region]
     """For each lesion whose place on an image is known, the outline of its mask where that is largest, or its box.
 
     A lesion without mask gets the box that its own makes on the image nearest to its centre. Lesions on slices that do
-    not tell their place, or on volumes in one multi-frame object, are left out.
+    not tell their place are left out.
     """
     if source.planar:
         return {lesion.number: _on_image(lesion, findings, source) for lesion in findings.lesions}
     stack = findings.source.stack
     instances = stack.instances if stack is not None else ()
     known = all(i.position_lps_mm and i.orientation_lps and i.pixel_spacing_mm and i.rows for i in instances)
-    if source.frames > 1 or not instances or not known:
+    whole = any(i.number_of_frames > 1 and i.frame is None for i in instances)
+    if whole or not instances or not known:
         return {}
     regions = {lesion.number: _box_on_slice(lesion, findings, instances) for lesion in findings.lesions}
     if findings.lesion_map is not None:
@@ -54,7 +55,7 @@ def lesion_regions(findings: Findings, source: DicomSource) -> dict[int, Region]
             n = int(np.count_nonzero(cut.frames == number, axis=(1, 2)).argmax())
             instance = cut.instances[n]
             points = _drawable(outline(cut.frames[n] == number))
-            regions[number] = Region(instance.sop_class_uid, instance.sop_instance_uid, None, points)
+            regions[number] = _on_slice(instance, points)
     return regions
 
 
@@ -90,7 +91,12 @@ def _box_on_slice(lesion: Lesion, findings: Findings, instances: tuple[Instance,
     rectangle = _rectangle(
         on_plane.min(axis=1), on_plane.max(axis=1), int(instance.columns or 0), int(instance.rows or 0)
     )
-    return Region(instance.sop_class_uid, instance.sop_instance_uid, None, rectangle)
+    return _on_slice(instance, rectangle)
+
+
+def _on_slice(instance: Instance, points: NDArray[np.float64]) -> Region:
+    frame = instance.frame if instance.number_of_frames > 1 else None
+    return Region(instance.sop_class_uid, instance.sop_instance_uid, frame, points)
 
 
 def _rectangle(low: NDArray[Any], high: NDArray[Any], columns: int, rows: int) -> NDArray[np.float64]:

@@ -15,10 +15,11 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as DicomSequence
 
-from mtnet.results import write_dicom_seg
+from mtnet.io.scan import scan
+from mtnet.results import SegOutcome, write_dicom_report, write_dicom_seg
 from mtnet.results.source_modules import patient_and_study
 from mtnet.structures import Findings, Geometry, Stack
-from tests.builders import WrittenSeries, write_ct_series
+from tests.builders import WrittenSeries, write_ct_series, write_enhanced
 from tests.results.judges import errors_of
 from tests.results.samples import ball, findings_on, geometry_of, stack_of
 
@@ -379,3 +380,35 @@ def test_a_source_without_dates_and_frame_of_reference_still_gives_a_valid_objec
     )
     assert write_dicom_seg(findings, tmp_path / "seg.dcm").written
     assert errors_of(tmp_path / "seg.dcm") == []
+
+
+def test_frames_of_an_enhanced_object_are_referred_to_by_their_numbers(tmp_path: Path) -> None:
+    slices = write_ct_series(tmp_path / "in", shape=(24, 20, 8))
+    written = write_enhanced(slices, tmp_path / "in" / "whole.dcm", order=[3, 0, 1, 7, 5, 2, 4, 6])
+    (study,) = scan(tmp_path / "in")
+    (series,) = study.series
+    geometry = geometry_of(series.stacks[0])
+    mask = ball(geometry, geometry.index_to_lps_mm([9, 8, 3]), 4.0)
+    findings = findings_on(
+        geometry,
+        [mask],
+        stack=series.stacks[0],
+        study_uid=study.study_instance_uid,
+        series_uid=series.series_instance_uid,
+    )
+    assert write_dicom_seg(findings, tmp_path / "seg.dcm").written
+    assert errors_of(tmp_path / "seg.dcm") == []
+    source, seg = pydicom.dcmread(written), pydicom.dcmread(tmp_path / "seg.dcm")
+    (listed,) = seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence
+    assert listed.ReferencedSOPInstanceUID == source.SOPInstanceUID
+    for item, frame in zip(seg.PerFrameFunctionalGroupsSequence, seg.pixel_array, strict=True):
+        reference = item.DerivationImageSequence[0].SourceImageSequence[0]
+        assert reference.ReferencedSOPClassUID == source.SOPClassUID
+        group = source.PerFrameFunctionalGroupsSequence[reference.ReferencedFrameNumber - 1]
+        place = group.PlanePositionSequence[0].ImagePositionPatient
+        assert place == item.PlanePositionSequence[0].ImagePositionPatient
+        k = round(float(geometry.lps_mm_to_index([float(v) for v in place])[2]))
+        np.testing.assert_array_equal(frame.astype(bool), mask[:, :, k].T)
+    for outcome in (SegOutcome(False, "not asked for"), write_dicom_seg(findings, tmp_path / "seg.dcm")):
+        assert write_dicom_report(findings, tmp_path / "report.dcm", seg=outcome).written
+        assert errors_of(tmp_path / "report.dcm", "Comprehensive3DSR") == []
