@@ -1,26 +1,39 @@
 """Encoders, necks, decoders, heads, and the network that joins them."""
 
 from mtnet.nets.decoders import PickLevels, ReconstructionDecoder, UNetDecoder
-from mtnet.nets.encoders import VGG13, ResNetEncoder
+from mtnet.nets.encoders import (
+    ENCODERS,
+    VGG13,
+    CSPDarknet53,
+    EfficientNetEncoder,
+    ResNetEncoder,
+    TimmEncoder,
+    make_encoder,
+)
 from mtnet.nets.heads import ClassificationHead, DetectionHead, ReconstructionHead, SegmentationHead
 from mtnet.nets.necks import FPN
 from mtnet.nets.network import Branch, MultiTaskNet
 from mtnet.nets.state_dict_io import load_state, read_state, save_state
 
 __all__ = [
+    "ENCODERS",
     "FPN",
     "VGG13",
     "Branch",
+    "CSPDarknet53",
     "ClassificationHead",
     "DetectionHead",
+    "EfficientNetEncoder",
     "MultiTaskNet",
     "PickLevels",
     "ReconstructionDecoder",
     "ReconstructionHead",
     "ResNetEncoder",
     "SegmentationHead",
+    "TimmEncoder",
     "UNetDecoder",
     "load_state",
+    "make_encoder",
     "read_state",
     "save_state",
 ]

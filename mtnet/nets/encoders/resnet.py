@@ -5,7 +5,8 @@ from __future__ import annotations
 from monai.networks.nets.resnet import ResNet
 from torch import Tensor, nn
 
-from mtnet.nets.blocks import Norm, make_norm
+from mtnet.nets.blocks import Norm
+from mtnet.nets.encoders.rebuild import dilate_stages, replace_batch_norm
 
 LAYERS: dict[int, tuple[str, tuple[int, int, int, int]]] = {
     10: ("basic", (1, 1, 1, 1)),
@@ -28,13 +29,20 @@ class ResNetEncoder(nn.Module):
         depth: 10, 18, 34 or 50.
         norm: see :func:`mtnet.nets.blocks.make_norm`; the paper's is ``"batch"``.
         width: channels of the first convolution, 64 in the paper; all others grow with it.
+        output_stride: see :func:`mtnet.nets.encoders.rebuild.dilate_stages`.
 
     Raises:
-        ValueError: another depth.
+        ValueError: another depth, or an impossible ``output_stride``.
     """
 
     def __init__(
-        self, spatial_dims: int, in_channels: int = 1, depth: int = 50, norm: Norm = "group", width: int = 64
+        self,
+        spatial_dims: int,
+        in_channels: int = 1,
+        depth: int = 50,
+        norm: Norm = "group",
+        width: int = 64,
+        output_stride: int | None = None,
     ) -> None:
         super().__init__()
         if depth not in LAYERS:
@@ -53,14 +61,14 @@ class ResNetEncoder(nn.Module):
         )
         # MONAI 1.6.1 takes norm= for the first layer alone: its stages are always built with batch norm.
         if norm != "batch":
-            _replace_batch_norm(trunk, norm, spatial_dims)
+            replace_batch_norm(trunk, norm, spatial_dims)
         self.stem = nn.Sequential(trunk.conv1, trunk.bn1, trunk.act)
         self.stages = nn.ModuleList(
             (nn.Sequential(trunk.maxpool, trunk.layer1), trunk.layer2, trunk.layer3, trunk.layer4)
         )
         expansion = 4 if block == "bottleneck" else 1
         self.channels: tuple[int, ...] = (width, *(width * expansion * 2**i for i in range(4)))
-        self.strides: tuple[int, ...] = (2, 4, 8, 16, 32)
+        self.strides = dilate_stages([self.stem, *self.stages], (2, 4, 8, 16, 32), output_stride)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Give the first convolution and the four stages: ``(B, C, *S) -> [(B, 64, *S/2), (B, 256, *S/4), ...]``."""
@@ -70,11 +78,3 @@ class ResNetEncoder(nn.Module):
             x = stage(x)
             levels.append(x)
         return levels
-
-
-def _replace_batch_norm(module: nn.Module, norm: Norm, spatial_dims: int) -> None:
-    for name, child in module.named_children():
-        if isinstance(child, nn.BatchNorm2d | nn.BatchNorm3d):
-            setattr(module, name, make_norm(norm, spatial_dims, child.num_features))
-        else:
-            _replace_batch_norm(child, norm, spatial_dims)
