@@ -8,19 +8,24 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mtnet.results.derived import DicomOutcome
 from mtnet.results.dicom_capture import write_dicom_capture
 from mtnet.results.dicom_report import write_dicom_report
 from mtnet.results.dicom_seg import SegOutcome, write_dicom_seg
 from mtnet.results.findings_json import NO_DICOM, DicomOutcomes, write_findings_json
+from mtnet.results.image_seg import write_image_seg
 from mtnet.results.nifti import write_lesions_nifti, write_reconstruction_nifti, write_segmentation_nifti
 from mtnet.results.overlay import write_overlay
 from mtnet.results.segmentation import SegKind, check_seg_kind
 from mtnet.structures import Findings, StageCost, Volume
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
 
 FINDINGS = "findings.json"
 # Every name that a run may write. The first is removed first, so that what it lists is never half replaced.
@@ -71,6 +76,8 @@ def write_results(
     dicom_report: bool = True,
     overlay: bool = True,
     dicom_capture: bool = True,
+    image: Dataset | None = None,
+    pictures: NDArray[np.uint8] | None = None,
     meter: Meter | None = None,
 ) -> Written:
     """Write everything that the findings hold into a folder, which is made where it is missing.
@@ -86,7 +93,9 @@ def write_results(
         folder: one study's folder.
         dicom_seg: kind of DICOM SEG, or None for none.
         dicom_report, overlay, dicom_capture: whether to write these; the capture shows the overlay, so there is none
-            without it.
+            without it or ``pictures``.
+        image: for findings on the pixels of one image or clip (``write_image_seg``), its data set.
+        pictures: ``(n, rows, columns, 3)`` uint8 for the capture, in the place of the overlay.
         meter: measures the writing; what it has measured so far becomes the costs of the findings.
 
     Raises:
@@ -98,7 +107,7 @@ def write_results(
         check_seg_kind(dicom_seg)
     folder.mkdir(parents=True, exist_ok=True)
     clear_results(folder)
-    writer = _Writer(findings, folder)
+    writer = _Writer(findings, folder, image)
     with nullcontext() if meter is None else meter.stage("write"):
         writer.volumes()
         if dicom_seg is not None:
@@ -108,7 +117,7 @@ def write_results(
         if overlay and volume is not None:
             writer.overlay(volume)
         if dicom_capture:
-            writer.capture()
+            writer.capture(pictures)
     findings = writer.findings
     if meter is not None:
         findings = replace(findings, costs=tuple(meter.costs))
@@ -136,8 +145,9 @@ class _Writer:
     the outcomes of the DICOM objects.
     """
 
-    def __init__(self, findings: Findings, folder: Path) -> None:
+    def __init__(self, findings: Findings, folder: Path, image: Dataset | None) -> None:
         self.findings = findings
+        self._image = image
         self.files: dict[str, str] = {}
         self.seg, self.sr, self.sc = NO_DICOM.seg, NO_DICOM.report, NO_DICOM.capture
         self._folder = folder
@@ -154,7 +164,11 @@ class _Writer:
     def segmentation(self, kind: SegKind) -> None:
         """The DICOM SEG."""
         try:
-            self.seg = write_dicom_seg(self.findings, self._folder / "segmentation.dcm", kind=kind)
+            path = self._folder / "segmentation.dcm"
+            if self._image is None:
+                self.seg = write_dicom_seg(self.findings, path, kind=kind)
+            else:
+                self.seg = write_image_seg(self.findings, self._image, path, kind=kind)
         except _BAD_HEADER as error:
             self.seg = SegOutcome(False, _why(error))
         self._told("segmentation.dcm", self.seg)
@@ -162,7 +176,7 @@ class _Writer:
     def report(self) -> None:
         """The DICOM SR, after the SEG that it refers to."""
         try:
-            self.sr = write_dicom_report(self.findings, self._folder / "report.dcm", seg=self.seg)
+            self.sr = write_dicom_report(self.findings, self._folder / "report.dcm", seg=self.seg, image=self._image)
         except _BAD_HEADER as error:
             self.sr = DicomOutcome(False, _why(error))
         self._told("report.dcm", self.sr)
@@ -171,20 +185,23 @@ class _Writer:
         """The picture."""
         self._put("overlay.png", lambda findings, path: write_overlay(findings, volume, path))
 
-    def capture(self) -> None:
-        """The picture once more, as Secondary Capture."""
-        if "overlay.png" not in self.files:
+    def capture(self, pictures: NDArray[np.uint8] | None) -> None:
+        """The pictures, or the overlay once more, as Secondary Capture."""
+        if pictures is None and "overlay.png" not in self.files:
             self.sc = DicomOutcome(False, "there is no overlay to show")
             return
-        from PIL import Image
-
-        with Image.open(self._folder / "overlay.png") as picture:
-            pixels = np.asarray(picture.convert("RGB"), dtype=np.uint8)
+        shown = self._read_overlay() if pictures is None else pictures
         try:
-            self.sc = write_dicom_capture(self.findings, pixels[None], self._folder / "overlay.dcm")
+            self.sc = write_dicom_capture(self.findings, shown, self._folder / "overlay.dcm", image=self._image)
         except _BAD_HEADER as error:
             self.sc = DicomOutcome(False, _why(error))
         self._told("overlay.dcm", self.sc)
+
+    def _read_overlay(self) -> NDArray[np.uint8]:
+        from PIL import Image
+
+        with Image.open(self._folder / "overlay.png") as picture:
+            return np.asarray(picture.convert("RGB"), dtype=np.uint8)[None]
 
     def _put(self, name: str, write: Callable[[Findings, Path], None]) -> None:
         write(self.findings, self._folder / name)

@@ -29,8 +29,8 @@ _SEGMENT_NUMBER, _SEGMENT_IDENTIFICATION = 0x0062000B, 0x0062000A
 def write_image_seg(findings: Findings, image: Dataset, path: Path, *, kind: SegKind = "binary") -> SegOutcome:
     """Write the lesions' masks on the pixels of an ultrasound, endoscopy, radiograph or captured image, or a clip.
 
-    A frame of the SEG shows one frame of the source, whose number is its temporal position; no frame of reference is
-    made up where the source has none. UIDs, dates and attributes of the patient are as in ``write_dicom_seg``.
+    A frame of the SEG shows one frame of the source, whose number is its temporal position; there is no frame of
+    reference. UIDs, dates and attributes of the patient are as in ``write_dicom_seg``.
 
     Args:
         findings: on the grid (columns, rows, frames) of the image, with ``lesion_map``.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import warnings
 from pathlib import Path
@@ -15,7 +16,7 @@ from highdicom.sr import Comprehensive3DSR
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
-from mtnet.results import SegOutcome, write_dicom_capture, write_dicom_report, write_image_seg
+from mtnet.results import SegOutcome, write_dicom_capture, write_dicom_report, write_image_seg, write_results
 from mtnet.structures import Findings, Geometry
 from tests.results.judges import errors_of, filled
 from tests.results.samples import findings_on
@@ -224,3 +225,14 @@ def test_the_same_image_makes_the_same_objects(tmp_path: Path) -> None:
         write_dicom_report(findings, tmp_path / f"{name}.sr", seg=seg, image=header)
     assert (tmp_path / "a.seg").read_bytes() == (tmp_path / "b.seg").read_bytes()
     assert (tmp_path / "a.sr").read_bytes() == (tmp_path / "b.sr").read_bytes()
+
+
+def test_a_folder_of_a_clip_holds_every_object_and_says_so(tmp_path: Path) -> None:
+    header = drawn("ultrasound clip")
+    drawn_pictures = np.zeros((2, 33, 47, 3), np.uint8)
+    done = write_results(findings_for(header), None, tmp_path, image=header, pictures=drawn_pictures)
+    assert done.dicom.seg.written and done.dicom.report.written and done.dicom.capture.written
+    assert {path.name for path in done.files} == {path.name for path in tmp_path.iterdir()}
+    listed = {file["name"] for file in json.loads((tmp_path / "findings.json").read_text())["files"]}
+    assert {"segmentation.dcm", "report.dcm", "overlay.dcm"} <= listed
+    assert pydicom.dcmread(tmp_path / "overlay.dcm").NumberOfFrames == 2
