@@ -95,11 +95,10 @@ class DisplayMap:
         bits, signed = _bits(self._dataset), bool(self._dataset.get("PixelRepresentation", 0))
         ends = np.array([-(2 ** (bits - 1)), 2 ** (bits - 1) - 1] if signed else [0, 2**bits - 1])
         values = self._rescaled(pixels)
-        low, high = sorted(self._rescaled(ends).astype(np.float64))
+        total = float(self._rescaled(ends).astype(np.float64).sum())
         if self._photometric == "MONOCHROME1":
-            total = low + high
-            whole = values.dtype.kind in "iu"
-            values = (int(total) - values.astype(np.int64)).astype(values.dtype) if whole else total - values
+            # Exact in 64-bit floats, and back in the same type: the range that stored values can have is mirrored.
+            values = (total - values.astype(np.float64)).astype(values.dtype)
         if self._padding is not None:
             padded = (pixels >= self._padding[0]) & (pixels <= self._padding[1])
             if padded.any() and not padded.all():
@@ -107,7 +106,7 @@ class DisplayMap:
         return values
 
     def _rescaled(self, stored: NDArray[np.integer[Any]]) -> NDArray[np.generic]:
-        """Through the modality LUT: of the stored type where that is identity, else the narrowest that is exact."""
+        """Through the modality LUT: of the stored type where that is identity, else int32 or float32."""
         if self._dataset.get("ModalityLUTSequence"):
             try:
                 values: NDArray[Any] = _pydicom_function("apply_modality_lut")(stored, self._dataset)

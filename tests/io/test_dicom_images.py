@@ -87,8 +87,7 @@ def test_rgb_comes_out_alike_in_both_planar_configurations(tmp_path: Path, plana
 
 
 def test_ybr_full_and_ybr_full_422_become_the_rgb_of_pydicom(tmp_path: Path) -> None:
-    from pydicom.pixels import convert_color_space
-
+    convert_color_space = pytest.importorskip("pydicom.pixels").convert_color_space
     expected = convert_color_space(RGB, "YBR_FULL", "RGB").astype(int)
     full = DicomFrames(write_object(tmp_path / "a.dcm", RGB, "YBR_FULL")).frame(0)
     assert np.abs(rows_first(full).astype(int) - expected).max() <= 1
