@@ -34,7 +34,7 @@ SMALLEST_AIR_SHARE = 0.005
 SMALLEST_SOFT_SHARE = 0.02
 SMALLEST_LUNG_CM2 = 10.0
 """In the slice with the most: less is no chest. A newborn's lungs have about 20 cm2."""
-CUT_SHARE = 0.08
+CUT_SHARE = 0.1
 """Of the largest axial area: with more lung than this in an outermost slice, centimetres of lung are missing."""
 REACH_SHARE = 0.01
 CUT_SIDE_CM2 = 5.0
