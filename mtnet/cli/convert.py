@@ -243,7 +243,7 @@ def _described(source: _Source) -> dict[str, Any]:
         "kind": stack.kind,
         "modality": series.modality,
         "kernel": series.kernel,
-        "source_files": 1 if one else len(stack.instances),
+        "source_files": 1 if one else stack.files,
         **one,
     }
 

@@ -83,14 +83,14 @@ def _series_json(series: Series, descriptions: bool) -> dict[str, Any]:
         **described,
         "shape": series.shape,
         "spacing_mm": series.spacing_mm,
-        "files": len(series.instances),
+        "files": series.files,
         "findings": [_line_json(item) for item in _findings(series)],
         "stacks": [
             {
                 "kind": stack.kind,
                 "shape": stack.shape,
                 "spacing_mm": stack.spacing_mm,
-                "files": len(stack.instances),
+                "files": stack.files,
                 "findings": [_line_json(item) for item in stack.report],
             }
             for stack in series.stacks
@@ -140,7 +140,7 @@ def _row(series: Series) -> tuple[str, ...]:
         series.kernel or "-",
         " x ".join(map(str, series.shape)) if series.shape else "-",
         spacing if any(series.spacing_mm) else "-",
-        str(len(series.instances)),
+        str(series.files),
     )
     return tuple(plain(value) for value in values)
 

@@ -87,6 +87,11 @@ class Stack:
     spacing_mm: tuple[float | None, float | None, float | None]
     report: InputReport = field(default_factory=InputReport)
 
+    @property
+    def files(self) -> int:
+        """How many files it lies in: fewer than instances where these are frames."""
+        return len({(instance.path, instance.member) for instance in self.instances})
+
 
 @dataclass(frozen=True, slots=True)
 class Series:
@@ -108,6 +113,11 @@ class Series:
     def instances(self) -> tuple[Instance, ...]:
         """Every instance of every stack."""
         return tuple(instance for stack in self.stacks for instance in stack.instances)
+
+    @property
+    def files(self) -> int:
+        """How many files it lies in."""
+        return len({(instance.path, instance.member) for instance in self.instances})
 
     @property
     def shape(self) -> tuple[int, int, int] | None:

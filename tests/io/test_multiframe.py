@@ -150,6 +150,7 @@ def test_two_objects_of_a_series_are_two_volumes_and_a_concatenation_is_one(tmp_
     part("b.dcm", range(4), 4)
     ((series,),) = (study.series for study in scan(tmp_path))
     assert [stack.shape for stack in series.stacks] == [(12, 10, 4)] * 2
+    assert series.files == 2 and [stack.files for stack in series.stacks] == [1, 1]
     part("a.dcm", range(4, 8), 0, ConcatenationUID="1.2.3")
     part("b.dcm", range(4), 4, ConcatenationUID="1.2.3")
     volume = load_only(tmp_path)

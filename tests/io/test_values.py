@@ -6,9 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK
+from pydicom.dataset import Dataset
+from pydicom.uid import MRImageStorage
 
+from mtnet.io.load import load
+from mtnet.io.scan import scan
 from mtnet.io.values import AIR_HU, padding_mask, to_values
 from mtnet.structures import Instance
+from tests.builders import write_ct_series
 
 
 def plain_instance(**fields: object) -> Instance:
@@ -56,3 +62,18 @@ def test_padding_outside_int16_does_not_widen_the_rest() -> None:
     values = to_values(stored, instance, padding_mask(stored, instance))
     assert values.dtype == np.int16
     np.testing.assert_array_equal(values, [[AIR_HU, -1024, -924]])
+
+
+def test_a_monochrome1_mr_is_swapped_back_as_itk_does(tmp_path: Path) -> None:
+    def invert(dataset: Dataset, _: int) -> None:
+        stored = np.arange(30, dtype="<u2") * 141
+        dataset.SOPClassUID, dataset.Modality = MRImageStorage, "MR"
+        dataset.PhotometricInterpretation, dataset.PixelData = "MONOCHROME1", stored.tobytes()
+        dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 12, 11, 0
+
+    (path,) = write_ct_series(tmp_path, shape=(6, 5, 1), rescale=None, edit=invert).paths
+    ((series,),) = (study.series for study in scan(tmp_path))
+    volume = load(series.stacks[0], series, repair=True)
+    judge = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path)))[0]
+    np.testing.assert_array_equal(volume.array[0, :, :, 0].T, judge)
+    assert judge[0, 0] == 4095
