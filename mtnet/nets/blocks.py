@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 from monai.networks.layers.factories import Conv
@@ -41,9 +42,17 @@ def make_norm(norm: Norm, spatial_dims: int, channels: int) -> nn.Module:
 
 
 def make_conv(
-    spatial_dims: int, channels_in: int, channels: int, kernel_size: int, bias: bool = True
+    spatial_dims: int,
+    channels_in: int,
+    channels: int,
+    kernel_size: int,
+    bias: bool = True,
+    *,
+    stride: int = 1,
+    dilation: int = 1,
+    groups: int = 1,
 ) -> nn.Conv2d | nn.Conv3d:
-    """Make a convolution of stride 1 that keeps the size, with He's initialisation for ReLU (arXiv 1502.01852).
+    """Make a convolution that keeps the size (divides it by ``stride``), with He's initialisation (arXiv 1502.01852).
 
     Args:
         spatial_dims: 2 or 3.
@@ -51,11 +60,22 @@ def make_conv(
         channels: channels of its output.
         kernel_size: odd edge of the kernel in voxels.
         bias: whether it has one (0 at first).
+        stride: voxels from one answer to the next.
+        dilation: voxels from one of the kernel's taps to the next.
+        groups: into which the channels are split; each is convolved alone.
     """
     conv: nn.Conv2d | nn.Conv3d = Conv[Conv.CONV, spatial_dims](
-        channels_in, channels, kernel_size, padding=kernel_size // 2, bias=bias
+        channels_in,
+        channels,
+        kernel_size,
+        stride=stride,
+        padding=kernel_size // 2 * dilation,
+        dilation=dilation,
+        groups=groups,
+        bias=bias,
     )
-    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    # PyTorch's fan-out does not know of groups: it would start a depthwise convolution far too small.
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out" if groups == 1 else "fan_in", nonlinearity="relu")
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
     return conv
@@ -68,7 +88,7 @@ def make_dropout(dropout: float, spatial_dims: int) -> nn.Module:
 
 
 class ConvNormAct(nn.Sequential):
-    """Convolution of stride 1, norm, ReLU; ``(B, channels_in, *S) -> (B, channels, *S)``.
+    """Convolution, norm, ReLU; ``(B, channels_in, *S) -> (B, channels, *S/stride)``.
 
     Args:
         spatial_dims: 2 or 3.
@@ -78,6 +98,7 @@ class ConvNormAct(nn.Sequential):
         norm: see :func:`make_norm`.
         act: whether a ReLU ends it.
         bias: whether the convolution has one; by default only where no norm follows that would cancel it.
+        stride, dilation: of the convolution.
     """
 
     def __init__(
@@ -90,10 +111,13 @@ class ConvNormAct(nn.Sequential):
         norm: Norm = "group",
         act: bool = True,
         bias: bool | None = None,
+        stride: int = 1,
+        dilation: int = 1,
     ) -> None:
         super().__init__()
         has_bias = norm is None if bias is None else bias
-        self.add_module("conv", make_conv(spatial_dims, channels_in, channels, kernel_size, has_bias))
+        conv = make_conv(spatial_dims, channels_in, channels, kernel_size, has_bias, stride=stride, dilation=dilation)
+        self.add_module("conv", conv)
         self.add_module("norm", make_norm(norm, spatial_dims, channels))
         if act:
             self.add_module("act", nn.ReLU(inplace=True))
@@ -108,3 +132,29 @@ def conv_stack(spatial_dims: int, channels_in: int, channels: int, convs: int, n
 def upsample_to(x: Tensor, like: Tensor) -> Tensor:
     """Repeat the values of a coarser level until it has the size of ``like``."""
     return nn.functional.interpolate(x, size=like.shape[2:], mode="nearest")
+
+
+def resize_to(x: Tensor, like: Tensor, align_corners: bool) -> Tensor:
+    """Interpolate a level linearly along each axis to the size of ``like``, in 2D and 3D."""
+    mode = "bilinear" if x.dim() == 4 else "trilinear"
+    return nn.functional.interpolate(x, size=like.shape[2:], mode=mode, align_corners=align_corners)
+
+
+def check_levels(part: str, channels_in: Sequence[int], strides_in: Sequence[int], stride: int | None = None) -> None:
+    """Raise a ``ValueError`` unless levels come finest first, each with its stride, one of them of ``stride``."""
+    given = tuple(strides_in)
+    if not given or len(channels_in) != len(given) or list(given) != sorted(given):
+        raise ValueError(
+            f"{part} got levels of channels {tuple(channels_in)} and strides {given}; "
+            "expected one stride for each number of channels, finest first."
+        )
+    if stride is not None and stride not in given:
+        raise ValueError(f"{part} needs a level of stride {stride}, but gets {given}.")
+
+
+def check_doubling(part: str, strides_in: Sequence[int]) -> None:
+    """Raise a ``ValueError`` unless each stride is twice the one before."""
+    if any(coarse != 2 * fine for fine, coarse in pairwise(strides_in)):
+        raise ValueError(
+            f"{part} reads levels of strides {tuple(strides_in)}; expected each to be twice the one before."
+        )

@@ -9,6 +9,24 @@ from torch import Tensor, nn
 
 from mtnet.nets.blocks import Norm, conv_stack
 
+WIDTHS = (256, 128, 64, 32, 16)
+"""Channels of smp's blocks, coarsest first."""
+
+
+def default_widths(coarsest: int) -> tuple[int, ...]:
+    """As many of :data:`WIDTHS` as blocks of factor 2 lead from the stride ``coarsest`` to 1, all at most."""
+    return WIDTHS[: max(coarsest.bit_length() - 1, 1)]
+
+
+def check_blocks(part: str, channels: Sequence[int], coarsest: int, levels: int) -> None:
+    """Raise a ``ValueError`` unless the blocks can start at stride ``coarsest`` and are at least ``levels`` many."""
+    if not channels or coarsest % 2 ** len(channels):
+        raise ValueError(
+            f"{part} channels is {tuple(channels)}: {len(channels)} blocks cannot start at stride {coarsest}."
+        )
+    if not 1 <= levels <= len(channels):
+        raise ValueError(f"{part} levels is {levels}; expected 1 to {len(channels)}, the number of blocks.")
+
 
 class UNetDecoder(nn.Module):
     """From the coarsest level: upsample by 2 (nearest), join the encoder's level of that stride, convolve; repeat.
@@ -21,8 +39,8 @@ class UNetDecoder(nn.Module):
         spatial_dims: 2 or 3.
         channels_in: of all levels that it is called with, finest first.
         strides_in: of the same levels; powers of 2.
-        channels: of the blocks, coarsest first. Its length sets the stride of the answer: that of the coarsest level
-            divided by 2 so many times.
+        channels: of the blocks, coarsest first; by default of 256, 128, 64, 32, 16 as many as lead to stride 1. Their
+            number sets the stride of the answer: that of the coarsest level divided by 2 so many times.
         norm: after each convolution.
         convs: 3-wide convolutions a block.
         centre: two more convolutions on the coarsest level before the first block.
@@ -39,7 +57,7 @@ class UNetDecoder(nn.Module):
         channels_in: Sequence[int],
         strides_in: Sequence[int],
         *,
-        channels: Sequence[int] = (256, 128, 64, 32, 16),
+        channels: Sequence[int] | None = None,
         norm: Norm = "group",
         convs: int = 2,
         centre: bool = False,
@@ -48,12 +66,8 @@ class UNetDecoder(nn.Module):
     ) -> None:
         super().__init__()
         coarsest = strides_in[-1]
-        if not channels or coarsest % 2 ** len(channels):
-            raise ValueError(
-                f"UNetDecoder channels is {tuple(channels)}: {len(channels)} blocks cannot start at stride {coarsest}."
-            )
-        if not 1 <= levels <= len(channels):
-            raise ValueError(f"UNetDecoder levels is {levels}; expected 1 to {len(channels)}, the number of blocks.")
+        channels = default_widths(coarsest) if channels is None else tuple(channels)
+        check_blocks("UNetDecoder", channels, coarsest, levels)
         strides = [coarsest // 2 ** (i + 1) for i in range(len(channels))]
         skippable = [s for s in strides_in[:-1] if finest_skip or s != strides_in[0]]
         self.skips = [list(strides_in).index(s) if s in skippable else -1 for s in strides]
