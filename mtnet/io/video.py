@@ -110,8 +110,7 @@ class Video:
         except ImportError as error:
             message = "Reading video needs OpenCV. Install it with: pip install 'mtnet[video]'."
             raise self._refused("missing_extra", message) from error
-        logging = cv2.utils.logging
-        level = logging.setLogLevel(logging.LOG_LEVEL_SILENT)
+        level = _set_log_level(cv2, 0)
         native = cv2.VideoCapture()
         capture = _Capture(cv2, native)
         try:
@@ -130,10 +129,19 @@ class Video:
             raise self._refused("unreadable_video", "The video cannot be decoded.") from error
         finally:
             native.release()
-            logging.setLogLevel(level)
+            _set_log_level(cv2, level)
 
     def _refused(self, code: str, message: str) -> RefusedError:
         return RefusedError([ReportLine(code, "refused", message, self.path.name)])
+
+
+def _set_log_level(cv2: Any, level: int) -> int:
+    """Set how much OpenCV writes to standard error (0: nothing); the level before. OpenCV 5 has it elsewhere than 4."""
+    if hasattr(cv2, "setLogLevel"):
+        before = int(cv2.getLogLevel())
+        cv2.setLogLevel(level)
+        return before
+    return int(cv2.utils.logging.setLogLevel(level))
 
 
 class _Capture:
