@@ -159,6 +159,8 @@ def no_longer_dicom(folder: Path) -> None:
 
 def compressed(syntax: str, spoil: Callable[[Dataset], None]) -> Callable[[Path], None]:
     def write(folder: Path) -> None:
+        if int(pydicom.__version__.split(".")[0]) < 3:
+            pytest.skip("pydicom 2 has no encoder for it")
         path = series(folder).paths[3]
         dataset = pydicom.dcmread(path)
         dataset.compress(syntax, generate_instance_uid=False)
