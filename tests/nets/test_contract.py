@@ -10,7 +10,9 @@ from mtnet.nets import (
     FPN,
     VGG13,
     ClassificationHead,
+    CSPDarknet53,
     DetectionHead,
+    EfficientNetEncoder,
     PickLevels,
     ReconstructionDecoder,
     ReconstructionHead,
@@ -32,6 +34,8 @@ STRIDED = (2, 4, 8, 16, 32)
 ENCODERS = {
     "vgg13": lambda dims, norm: VGG13(dims, 1, ODD, norm),
     "vgg13 with a pooled tap": lambda dims, norm: VGG13(dims, 1, ODD, norm, pooled_tap=True),
+    "cspdarknet53": lambda dims, norm: CSPDarknet53(dims, 1, norm, width=2),
+    "efficientnet_b0": lambda dims, norm: EfficientNetEncoder(dims, 1, "b0", norm),
     "resnet10": lambda dims, norm: ResNetEncoder(dims, 1, 10, norm, width=3),
     "resnet18": lambda dims, norm: ResNetEncoder(dims, 1, 18, norm, width=3),
     "resnet50": lambda dims, norm: ResNetEncoder(dims, 1, 50, norm, width=3),
