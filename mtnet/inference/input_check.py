@@ -176,6 +176,7 @@ def settle(lines: Iterable[ReportLine], *, strict: bool = False, allow_outside: 
 def _shape_lines(domain: InputDomain, volume: Volume, source: Source, facts: list[str]) -> list[ReportLine]:
     lines = []
     channels = volume.array.shape[0]
+    facts.append({1: "grey", 3: "colour"}.get(channels, f"{channels} channels"))
     dims = 2 if volume.geometry.shape[2] == 1 else 3
     if domain.spatial_dims == 2 and dims == 3:
         message = f"The image is a volume of {volume.geometry.shape[2]} slices; the network takes single images."
