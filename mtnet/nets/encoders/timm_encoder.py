@@ -117,7 +117,7 @@ def _load(timm: ModuleType, net: nn.Module, path: Path, name: str, in_channels: 
         if tensor is None:
             missing.append(key)
             continue
-        if own.ndim == 4 and own.shape[1] == in_channels != tensor.shape[1] == 3:
+        if own.ndim == tensor.ndim == 4 and own.shape[1] == in_channels != tensor.shape[1] == 3:
             tensor = timm.models.adapt_input_conv(in_channels, tensor)
         if tensor.shape != own.shape:
             misshapen.append(f"{key} {tuple(tensor.shape)} instead of {tuple(own.shape)}")
