@@ -159,11 +159,13 @@ def test_onnx_answers_the_same(name, dims):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["unet++", "unet v2"])
-def test_a_compiled_decoder_answers_the_same(name):
+def test_a_decoder_compiles_to_one_graph_that_answers_the_same(name):
+    # Inductor's C++ for these takes minutes on a busy machine; what a part can break is the capture.
     part = PARTS[name](2, "group").eval()
     given = levels_of(2, name)
     with torch.no_grad():
-        torch.testing.assert_close(torch.compile(part)(given), part(given), atol=1e-5, rtol=1e-4)
+        compiled = torch.compile(part, backend="aot_eager", fullgraph=True)
+        torch.testing.assert_close(compiled(given), part(given), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("dims", [2, 3])
