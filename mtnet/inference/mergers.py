@@ -303,7 +303,7 @@ class GlobalMerger:
         return {spec.name: self._pooled(spec, torch.cat(self._rows[spec.name])) for spec in self._specs}
 
     def _values(self, spec: OutputSpec, tensor: Tensor) -> Tensor:
-        channels = max(len(spec.labels), 1)
+        channels = spec.value_channels
         if tensor.ndim != 2 or tensor.shape[1] not in (channels, channels + 1):
             raise ValueError(
                 f"Global output {spec.name!r} has shape {tuple(tensor.shape)}; expected (B, {channels}), or "

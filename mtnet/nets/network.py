@@ -15,7 +15,7 @@ class Branch(nn.Module):
 
     Args:
         decoder: ``[level, ...] -> [level, ...]``.
-        head: ``[level, ...] -> {name: tensor}``, with ``.outputs``.
+        head: ``[level, ...] -> {name: tensor}``, with ``.outputs``, and ``.auxiliary`` if it gives more in training.
         reads: whether the decoder is given the levels of the encoder or those of the neck.
 
     Raises:
@@ -30,6 +30,7 @@ class Branch(nn.Module):
         self.head = head
         self.reads_neck = reads == "neck"
         self.outputs: tuple[OutputSpec, ...] = tuple(head.outputs)  # type: ignore[arg-type]
+        self.auxiliary: tuple[OutputSpec, ...] = tuple(getattr(head, "auxiliary", ()))
 
     def forward(self, levels: list[Tensor]) -> dict[str, Tensor]:
         """Answer from the levels that it reads: ``[level, ...] -> {name: tensor}``."""
@@ -52,6 +53,9 @@ class MultiTaskNet(nn.Module):
 
     ``outputs`` and ``layout`` change no weight and no key: one state dict fits every view of the network.
 
+    In training mode the layout ``dict`` also holds the auxiliary answers of the heads that run (deep supervision),
+    after the outputs; ``.auxiliary`` describes them.
+
     Raises:
         ValueError: two outputs of one name, an unknown output name, a branch that reads a neck that is not there, or
             ``layout="tensor"`` with more than one tensor.
@@ -60,6 +64,7 @@ class MultiTaskNet(nn.Module):
     as_tuple: Final[bool]
     as_tensor: Final[bool]
     tensor_names: Final[tuple[str, ...]]
+    auxiliary_names: list[str]
 
     def __init__(
         self,
@@ -90,6 +95,10 @@ class MultiTaskNet(nn.Module):
 
         kept = {output.name for output in self.outputs}
         self.answering = [task for task, branch in branches.items() if any(o.name in kept for o in branch.outputs)]
+        self.auxiliary: tuple[OutputSpec, ...] = tuple(
+            spec for task in self.answering for spec in branches[task].auxiliary
+        )
+        self.auxiliary_names = [name for spec in self.auxiliary for name in spec.tensor_names]
         joined: Collection[str] = () if interaction is None else getattr(interaction, "tasks", tuple(branches))
         self.interacting = [task for task in branches if task in joined]
         self.runs_interaction = bool(set(self.interacting) & set(self.answering))
@@ -132,10 +141,17 @@ class MultiTaskNet(nn.Module):
                 values = (*values, answers[name])  # type: ignore[assignment]
             return values
         else:
-            kept: dict[str, Tensor] = {}
-            for name in self.tensor_names:
+            return self.named(answers)
+
+    def named(self, answers: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Keep the tensors of the kept outputs, and in training the auxiliary ones after them."""
+        kept: dict[str, Tensor] = {}
+        for name in self.tensor_names:
+            kept[name] = answers[name]
+        if self.training:
+            for name in self.auxiliary_names:
                 kept[name] = answers[name]
-            return kept
+        return kept
 
     def check_size(self, x: Tensor) -> None:
         """Raise a ``ValueError`` that names the size to pad to, unless every axis fits the coarsest stride."""
@@ -157,7 +173,7 @@ def _check_branches(branches: Mapping[str, Branch], has_neck: bool) -> None:
     for task, branch in branches.items():
         if branch.reads_neck and not has_neck:
             raise ValueError(f"The branch of task {task!r} reads the neck, but the network has none.")
-        for output in branch.outputs:
+        for output in (*branch.outputs, *branch.auxiliary):
             for name in {output.name, *output.tensor_names}:
                 if name in owner:
                     raise ValueError(f"Tasks {owner[name]!r} and {task!r} both have an output named {name!r}.")

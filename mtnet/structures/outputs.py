@@ -42,6 +42,8 @@ class OutputSpec:
         threshold: score from which a box counts, or a sigmoid class is called present.
         temperature: logits are divided by it before the activation (calibration).
         lesion_channels: boxes only: further channels of each candidate, after class, offsets and quality.
+        log_variance: global values only: a second channel holds the natural logarithm of the variance that the network
+            expects of its value, in the square of ``units``.
     """
 
     name: str
@@ -55,6 +57,7 @@ class OutputSpec:
     threshold: float = 0.5
     temperature: float = 1.0
     lesion_channels: tuple[LesionChannel, ...] = ()
+    log_variance: bool = False
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier():
@@ -69,6 +72,11 @@ class OutputSpec:
             raise ValueError(f"OutputSpec {self.name!r} of kind boxes needs a stride a level and its lesion labels.")
         if self.temperature <= 0:
             raise ValueError(f"OutputSpec.temperature of {self.name!r} is {self.temperature}; expected more than 0.")
+        if self.log_variance and (self.kind != "global" or self.labels or self.activation != "none"):
+            raise ValueError(
+                f"OutputSpec.log_variance of {self.name!r} is set; only a global value, without labels and activation, "
+                "has one."
+            )
 
     @property
     def tensor_names(self) -> tuple[str, ...]:
@@ -76,6 +84,11 @@ class OutputSpec:
         if self.kind == "boxes":
             return tuple(f"{self.name}_s{stride}" for stride in self.strides)
         return (self.name,)
+
+    @property
+    def value_channels(self) -> int:
+        """Channels of a dense or global tensor: one a label, or the value, then its log-variance if it has one."""
+        return max(len(self.labels), 1) + int(self.log_variance)
 
     def box_channels(self, spatial_dims: int) -> int:
         """Channels of a boxes tensor: classes, 2 x dims offsets, one quality, then the lesion channels."""

@@ -11,8 +11,13 @@ from mtnet.nets.blocks import make_dropout
 from mtnet.structures import OutputSpec
 
 
+def pooled(level: Tensor) -> Tensor:
+    """Mean over space: ``(B, C, *S) -> (B, C)``; a level that is pooled already stays as it is."""
+    return level if level.dim() == 2 else level.flatten(2).mean(2)
+
+
 class ClassificationHead(nn.Module):
-    """Global average pooling of the coarsest level, dropout, one linear layer.
+    """Global average pooling of the coarsest level (none if it is pooled already), dropout, one linear layer.
 
     Args:
         channels_in: of the levels that the decoder gives; the last one is read.
@@ -22,7 +27,7 @@ class ClassificationHead(nn.Module):
         dropout: probability with which a pooled feature is dropped.
 
     Raises:
-        ValueError: ``output`` is not of kind ``global``.
+        ValueError: ``output`` is not of kind ``global``, or has a log-variance (see ``RegressionHead``).
     """
 
     def __init__(
@@ -31,6 +36,8 @@ class ClassificationHead(nn.Module):
         super().__init__()
         if output.kind != "global":
             raise ValueError(f"ClassificationHead output {output.name!r} is {output.kind}; expected kind 'global'.")
+        if output.log_variance:
+            raise ValueError(f"ClassificationHead output {output.name!r} has a log-variance; use a RegressionHead.")
         values = max(len(output.labels), 1)
         self.name = output.name
         self.dropout = make_dropout(dropout, 1)
@@ -42,5 +49,4 @@ class ClassificationHead(nn.Module):
 
     def forward(self, levels: list[Tensor]) -> dict[str, Tensor]:
         """Answer: ``[..., (B, C, *S/stride)] -> {name: (B, values)}``, or ``(B, values + 1)`` with a window weight."""
-        pooled = levels[-1].flatten(2).mean(2)
-        return {self.name: self.linear(self.dropout(pooled))}
+        return {self.name: self.linear(self.dropout(pooled(levels[-1])))}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mtnet.nets.blocks import make_conv, make_dropout
 from mtnet.structures import Label, OutputSpec
@@ -12,7 +14,7 @@ from mtnet.structures.outputs import Activation
 
 
 class _DenseHead(nn.Module):
-    """Dropout and one convolution on the level whose stride the output has."""
+    """Dropout, one convolution on the level that the output is read from, and interpolation to the output's stride."""
 
     def __init__(
         self,
@@ -23,26 +25,41 @@ class _DenseHead(nn.Module):
         output: OutputSpec,
         kernel_size: int,
         dropout: float,
+        upsample: int = 1,
+        align_corners: bool = False,
     ) -> None:
         super().__init__()
-        if output.kind != "dense" or output.strides[0] not in strides_in:
+        if output.kind != "dense" or upsample < 1 or output.strides[0] * upsample not in strides_in:
             raise ValueError(
-                f"Output {output.name!r} is {output.kind} with strides {output.strides}; "
-                f"expected a dense one with one of the decoder's strides {tuple(strides_in)}."
+                f"Output {output.name!r} is {output.kind} with strides {output.strides} and upsample {upsample}; "
+                f"expected a dense one whose stride times upsample is one of the decoder's strides {tuple(strides_in)}."
             )
-        self.level = list(strides_in).index(output.strides[0])
+        self.level = list(strides_in).index(output.strides[0] * upsample)
         self.name = output.name
         self.dropout = make_dropout(dropout, spatial_dims)
-        self.conv = make_conv(spatial_dims, channels_in[self.level], max(len(output.labels), 1), kernel_size)
+        self.conv = make_conv(spatial_dims, channels_in[self.level], output.value_channels, kernel_size)
+        self.upsample = upsample
+        self.align_corners = align_corners
+        self.mode = "bilinear" if spatial_dims == 2 else "trilinear"
         self.outputs: tuple[OutputSpec, ...] = (output,)
 
     def forward(self, levels: list[Tensor]) -> dict[str, Tensor]:
         """Answer: ``[(B, C, *S/stride), ...] -> {name: (B, channels, *S/stride)}``, logits or values."""
-        return {self.name: self.conv(self.dropout(levels[self.level]))}
+        return {self.name: self.grown(self.conv(self.dropout(levels[self.level])))}
+
+    def grown(self, answer: Tensor) -> Tensor:
+        """Interpolate ``(B, channels, *S)`` linearly to ``upsample`` times its size."""
+        if self.upsample == 1:
+            return answer
+        size = [n * self.upsample for n in answer.shape[2:]]
+        return F.interpolate(answer, size=size, mode=self.mode, align_corners=self.align_corners)
 
 
 class SegmentationHead(_DenseHead):
-    """One logit a label and voxel.
+    """One logit a label and voxel, and the same from coarser levels while it trains (deep supervision).
+
+    Auxiliary answers are given in training mode alone, under ``<name>_aux_s<stride>``; ``.auxiliary`` describes them.
+    They are no outputs: whatever reads ``.outputs`` (engine, exporters, hosts) never meets them.
 
     Args:
         spatial_dims: 2 or 3.
@@ -51,12 +68,16 @@ class SegmentationHead(_DenseHead):
         labels: one a channel; with softmax the first is the background.
         name: of the output; the primary one is ``pred``.
         activation: ``softmax`` for labels that exclude each other, ``sigmoid`` for ones that may overlap.
-        kernel_size: odd edge of the convolution in voxels.
-        dropout: probability with which a channel is dropped before it.
+        kernel_size: odd edge of the convolutions in voxels.
+        dropout: probability with which a channel is dropped before them.
+        upsample: the logits are interpolated linearly to so many times the level's size.
+        align_corners: put the corners' centres, not their outer faces, upon each other (as smp's heads do).
+        auxiliary_strides: of the further levels that answer in training, each upsampled likewise.
         output: the whole specification, in place of ``labels``, ``name`` and ``activation``.
 
     Raises:
-        ValueError: neither labels nor a dense ``output`` with them, or its stride is not among ``strides_in``.
+        ValueError: neither labels nor a dense ``output`` with them, its stride times ``upsample`` is not among
+            ``strides_in``, or an auxiliary stride is not, or is the output's own.
     """
 
     def __init__(
@@ -70,13 +91,50 @@ class SegmentationHead(_DenseHead):
         activation: Activation = "softmax",
         kernel_size: int = 3,
         dropout: float = 0.0,
+        upsample: int = 1,
+        align_corners: bool = False,
+        auxiliary_strides: Sequence[int] = (),
         output: OutputSpec | None = None,
     ) -> None:
         if output is None:
-            output = OutputSpec(name, "dense", tuple(labels), (strides_in[0],), activation)
+            output = OutputSpec(name, "dense", tuple(labels), (strides_in[0] // upsample,), activation)
         if not output.labels:
             raise ValueError(f"SegmentationHead output {output.name!r} has no labels; expected one a channel.")
-        super().__init__(spatial_dims, channels_in, strides_in, output=output, kernel_size=kernel_size, dropout=dropout)
+        super().__init__(
+            spatial_dims,
+            channels_in,
+            strides_in,
+            output=output,
+            kernel_size=kernel_size,
+            dropout=dropout,
+            upsample=upsample,
+            align_corners=align_corners,
+        )
+        possible = [s for i, s in enumerate(strides_in) if i != self.level and s % upsample == 0]
+        if not set(auxiliary_strides) <= set(possible) or len(set(auxiliary_strides)) != len(auxiliary_strides):
+            raise ValueError(
+                f"SegmentationHead auxiliary_strides is {tuple(auxiliary_strides)}; expected some of {tuple(possible)}."
+            )
+        self.auxiliary_levels = [list(strides_in).index(stride) for stride in auxiliary_strides]
+        self.auxiliary_convs = nn.ModuleList(
+            make_conv(spatial_dims, channels_in[level], len(output.labels), kernel_size)
+            for level in self.auxiliary_levels
+        )
+        strides = [stride // upsample for stride in auxiliary_strides]
+        self.auxiliary_names = [f"{output.name}_aux_s{stride}" for stride in strides]
+        self.auxiliary: tuple[OutputSpec, ...] = tuple(
+            replace(output, name=name, strides=(stride,))
+            for name, stride in zip(self.auxiliary_names, strides, strict=True)
+        )
+
+    def forward(self, levels: list[Tensor]) -> dict[str, Tensor]:
+        """Answer: ``[(B, C, *S/s), ...] -> {name: (B, labels, *S/stride)}``, in training with the auxiliary ones."""
+        answers = {self.name: self.grown(self.conv(self.dropout(levels[self.level])))}
+        if self.training:
+            for i, conv in enumerate(self.auxiliary_convs):
+                level = levels[self.auxiliary_levels[i]]
+                answers[self.auxiliary_names[i]] = self.grown(conv(self.dropout(level)))
+        return answers
 
 
 class ReconstructionHead(_DenseHead):

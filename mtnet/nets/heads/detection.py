@@ -1,4 +1,4 @@
-"""Dense, anchor-free detection head with decoupled branches (YOLOX, Ge et al., arXiv 2107.08430, section 2.1)."""
+"""Dense, anchor-free detection head, decoupled or coupled (YOLOX, Ge et al., arXiv 2107.08430, section 2.1)."""
 
 import math
 from collections.abc import Sequence
@@ -20,7 +20,8 @@ class DetectionHead(nn.Module):
     """For each level one tensor with, for each cell, one candidate.
 
     Channels: class logits, ``2 * spatial_dims`` offsets, one quality logit, then the lesion channels of the output.
-    Classes and lesion channels come from one tower of convolutions, offsets and quality from another.
+    Classes and lesion channels come from one tower of convolutions, offsets and quality from another (decoupled), or
+    everything from one (coupled).
 
     Args:
         spatial_dims: 2 or 3.
@@ -32,6 +33,7 @@ class DetectionHead(nn.Module):
         shared: use the same weights at every level (needs levels of one width).
         norm: after each convolution of the towers.
         dropout: probability with which a channel is dropped before the last layer.
+        coupled: one tower for all answers, as YOLO had it before YOLOX; what the decoupled one is compared with.
 
     Raises:
         ValueError: ``output`` is not of kind ``boxes``, its strides are not ``strides_in``, or levels of different
@@ -52,6 +54,7 @@ class DetectionHead(nn.Module):
         shared: bool = False,
         norm: Norm = "group",
         dropout: float = 0.0,
+        coupled: bool = False,
     ) -> None:
         super().__init__()
         if output.kind != "boxes" or tuple(output.strides) != tuple(strides_in):
@@ -64,7 +67,16 @@ class DetectionHead(nn.Module):
         self.shared = shared
         self.tensor_names = list(output.tensor_names)
         self.levels = nn.ModuleList(
-            _LevelHead(spatial_dims, channels, output, width=width or channels, convs=convs, norm=norm, dropout=dropout)
+            _LevelHead(
+                spatial_dims,
+                channels,
+                output,
+                width=width or channels,
+                convs=convs,
+                norm=norm,
+                dropout=dropout,
+                coupled=coupled,
+            )
             for channels in (channels_in[:1] if shared else channels_in)
         )
         self.outputs: tuple[OutputSpec, ...] = (output,)
@@ -82,7 +94,7 @@ class DetectionHead(nn.Module):
 
 
 class _LevelHead(nn.Module):
-    """Both towers and the last layers of one level."""
+    """The towers and the last layers of one level."""
 
     def __init__(
         self,
@@ -94,11 +106,13 @@ class _LevelHead(nn.Module):
         convs: int,
         norm: Norm,
         dropout: float,
+        coupled: bool,
     ) -> None:
         super().__init__()
         lesion_channels = sum(channel.channels for channel in output.lesion_channels)
+        # A coupled head has one tower, under the first name.
         self.class_tower = conv_stack(spatial_dims, channels, width, convs, norm)
-        self.box_tower = conv_stack(spatial_dims, channels, width, convs, norm)
+        self.box_tower = None if coupled else conv_stack(spatial_dims, channels, width, convs, norm)
         self.dropout = make_dropout(dropout, spatial_dims)
         tower = width if convs else channels
         self.classes = _last_layer(spatial_dims, tower, len(output.labels), -math.log((1 - PRIOR) / PRIOR))
@@ -108,7 +122,7 @@ class _LevelHead(nn.Module):
 
     def forward(self, level: Tensor) -> Tensor:
         of_class = self.dropout(self.class_tower(level))
-        of_box = self.dropout(self.box_tower(level))
+        of_box = of_class if self.box_tower is None else self.dropout(self.box_tower(level))
         parts = [self.classes(of_class), self.offsets(of_box), self.quality(of_box)]
         if self.lesion is not None:
             parts.append(self.lesion(of_class))
