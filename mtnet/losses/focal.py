@@ -57,6 +57,17 @@ def sigmoid_focal(logits: Tensor, target: Tensor, gamma: float = 2.0, alpha: flo
     return loss
 
 
+def inverse_frequency(counts: Sequence[int]) -> list[float]:
+    """Class weights N / (classes * n_c) from the number of samples of each class; all 1 where they are equal.
+
+    Raises:
+        ValueError: a class without samples.
+    """
+    if not counts or min(counts) < 1:
+        raise ValueError(f"counts is {list(counts)}; expected at least one sample of each class.")
+    return [sum(counts) / (len(counts) * count) for count in counts]
+
+
 class FocalLoss(nn.Module):
     """Mean ``softmax_focal`` over the elements whose class is known.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mtnet.losses.dice import GeneralizedDiceLoss
+from mtnet.losses.dice import DiceLoss, GeneralizedDiceLoss, one_hot_truth
 
 
 class SegmentationLoss(nn.Module):
@@ -29,3 +29,18 @@ class SegmentationLoss(nn.Module):
         nothing = not bool((known >= 0).any())
         entropy = logits.float().sum() * 0 if nothing else F.cross_entropy(logits.float(), known, ignore_index=-1)
         return {"dice": dice, "cross_entropy": entropy}
+
+
+class BinarySegmentationLoss(nn.Module):
+    """Terms ``dice`` and ``cross_entropy`` (BCE, mean over known voxels) of sigmoid channels, a class each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dice = DiceLoss(activation="sigmoid")
+
+    def forward(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """The two terms of ``logits`` ``(B, C, *S)``; for ``target`` see ``one_hot_truth``."""
+        logits = logits.float()
+        truth, known = one_hot_truth(logits, target)
+        bce = F.binary_cross_entropy_with_logits(logits, truth, reduction="none") * known
+        return {"dice": self.dice(logits, target), "cross_entropy": bce.sum() / known.expand_as(bce).sum().clamp_min(1)}

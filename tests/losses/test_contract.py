@@ -10,12 +10,17 @@ from torch import Tensor, nn
 
 from mtnet.losses import (
     BagClassificationLoss,
+    BinarySegmentationLoss,
     DenseDetectionLoss,
     DiceLoss,
     FocalLoss,
+    GaussianRegressionLoss,
     GeneralizedDiceLoss,
     MaskedL1Loss,
+    RegressionLoss,
     SegmentationLoss,
+    SSIMLoss,
+    StructureLoss,
 )
 from mtnet.structures import Label, OutputSpec
 
@@ -29,6 +34,13 @@ CASES: dict[str, tuple[nn.Module, tuple[int, ...], Any, Any]] = {
     "dice": (DiceLoss(), (2, 2, 8, 8), MASK, torch.full_like(MASK, -1)),
     "generalised dice": (GeneralizedDiceLoss(), (2, 2, 8, 8), MASK, torch.full_like(MASK, -1)),
     "segmentation": (SegmentationLoss(), (2, 2, 8, 8), MASK, torch.full_like(MASK, -1)),
+    "binary segmentation": (BinarySegmentationLoss(), (2, 1, 8, 8), MASK[:, None], None),
+    "structure": (StructureLoss(), (2, 2, 8, 8), MASK, torch.full_like(MASK, -1)),
+    "published structure": (StructureLoss(True), (2, 2, 8, 8), MASK, torch.full_like(MASK, -1)),
+    "structure 3d": (StructureLoss(), (1, 1, 4, 5, 6), torch.ones(1, 1, 4, 5, 6), None),
+    "smooth l1": (RegressionLoss(), (2, 1), torch.tensor([1.0, 3.0]), torch.full((2,), float("nan"))),
+    "gaussian": (GaussianRegressionLoss(), (2, 2), torch.tensor([1.0, 3.0]), torch.full((2,), float("nan"))),
+    "ssim": (SSIMLoss(2, window=7), (2, 1, 8, 8), MASK[:, None].float(), None),
     "focal": (FocalLoss(), (2, 3), torch.tensor([0, 2]), None),
     "bag": (BagClassificationLoss(), (2, 3), torch.tensor([[1.0, 0.0], [0.0, 0.0]]), None),
     "reconstruction": (MaskedL1Loss(), (2, 1, 8, 8), torch.ones(2, 1, 8, 8), None),
