@@ -17,19 +17,22 @@ from mtnet.results.notice import full_notice
 from mtnet.structures import (
     Code,
     Findings,
+    FrameTimings,
     Geometry,
     ImageClass,
     InputReport,
     Label,
     Lesion,
     ModelInfo,
+    Plane,
     ReportLine,
     SeriesChoice,
     Source,
     StageCost,
 )
 
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "1.2"
+_KNOWN_VERSIONS = ("1.1", SCHEMA_VERSION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,8 @@ def findings_to_dict(
 ) -> dict[str, Any]:
     """The document, as plain Python that ``json`` can write.
 
-    Places and lengths are rounded to 1e-4, scores to 1e-6; the affine, image-class probabilities and thresholds keep
+    A volume's document is one of version 1.1, so that older readers take it; that of a 2D image or clip is of 1.2, and
+    holds nothing in world millimetres. Places and lengths are rounded to 1e-4, scores to 1e-6; the affine, image-class probabilities and thresholds keep
     every digit. Study and series appear by UID only; volumes are not part of it.
 
     Args:
@@ -69,9 +73,9 @@ def findings_to_dict(
     """
     from mtnet import __version__
 
-    source, model = findings.source, findings.model
+    source, model, plane = findings.source, findings.model, findings.plane
     return {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": _KNOWN_VERSIONS[0] if plane is None else SCHEMA_VERSION,
         "notice": full_notice(model),
         "software": {"name": "mtnet", "version": __version__},
         "model": {
@@ -93,9 +97,10 @@ def findings_to_dict(
         },
         "grid": {
             "shape_ijk": list(findings.geometry.shape),
-            "spacing_mm": _rounded(findings.geometry.spacing_mm, _SHARE),
-            "affine_lps_mm": [[float(v) for v in row] for row in findings.geometry.affine_lps],
+            "spacing_mm": None if plane else _rounded(findings.geometry.spacing_mm, _SHARE),
+            "affine_lps_mm": None if plane else [[float(v) for v in row] for row in findings.geometry.affine_lps],
         },
+        **({} if plane is None else {"plane": _plane_to_dict(plane, findings.geometry.shape[2])}),
         "options": {key: str(value) for key, value in findings.options.items()},
         "labels": [
             {
@@ -107,7 +112,10 @@ def findings_to_dict(
             }
             for label in findings.labels
         ],
-        "lesions": [_lesion_to_dict(lesion) for lesion in findings.lesions],
+        "lesions": [
+            _lesion_to_dict(lesion) if plane is None else _flat_lesion_to_dict(lesion, findings.geometry)
+            for lesion in findings.lesions
+        ],
         # Not rounded: the sides of the threshold must not change.
         "image_classes": [
             {
@@ -176,14 +184,21 @@ def read_findings_json(path: Path) -> Findings:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{Path(path).name} is not JSON text: {error}") from error
     version = document.get("schema_version") if isinstance(document, dict) else None
-    if version != SCHEMA_VERSION:
+    if version not in _KNOWN_VERSIONS:
         raise ValueError(
-            f"{Path(path).name} has schema_version {version!r}; this version of mtnet reads {SCHEMA_VERSION!r}."
+            f"{Path(path).name} has schema_version {version!r}; this version of mtnet reads "
+            f"{' and '.join(_KNOWN_VERSIONS)}."
         )
     check_document(document)
     source, grid = document["source"], document["grid"]
+    plane = _plane_from_dict(document["plane"]) if "plane" in document else None
+    geometry = (
+        Geometry(_triple(grid["shape_ijk"]), grid["affine_lps_mm"])
+        if plane is None
+        else Geometry.from_parts(_triple(grid["shape_ijk"]), (*(plane.spacing_mm or (1.0, 1.0)), 1.0))
+    )
     return Findings(
-        geometry=Geometry(_triple(grid["shape_ijk"]), grid["affine_lps_mm"]),
+        geometry=geometry,
         source=Source(
             study_instance_uid=source["study_instance_uid"],
             series_instance_uid=source["series_instance_uid"],
@@ -191,7 +206,7 @@ def read_findings_json(path: Path) -> Findings:
             choices=tuple(SeriesChoice(**choice) for choice in source["series_choices"]),
         ),
         model=ModelInfo(**document["model"]),
-        lesions=tuple(_lesion_from_dict(lesion) for lesion in document["lesions"]),
+        lesions=tuple(_lesion_from_dict(lesion, geometry) for lesion in document["lesions"]),
         image_classes=tuple(
             ImageClass(c["output"], c["name"], c["probability"], c["threshold"]) for c in document["image_classes"]
         ),
@@ -209,6 +224,7 @@ def read_findings_json(path: Path) -> Findings:
         report=InputReport(tuple(ReportLine(**line) for line in document["report"])),
         costs=tuple(StageCost(**cost) for cost in document["costs"]),
         options=document["options"],
+        plane=plane,
     )
 
 
@@ -271,8 +287,46 @@ def _lesion_to_dict(lesion: Lesion) -> dict[str, Any]:
     }
 
 
-def _lesion_from_dict(document: Mapping[str, Any]) -> Lesion:
-    fields = {key: value for key, value in document.items() if key != "mask_component"}
+def _flat_lesion_to_dict(lesion: Lesion, geometry: Geometry) -> dict[str, Any]:
+    """A lesion of a 2D image or clip: its place in pixels and frames, never in world mm."""
+    centre_index = geometry.lps_mm_to_index(lesion.centre_lps_mm)
+    return {
+        **_lesion_to_dict(lesion),
+        "box_lps_mm": None,
+        "centre_lps_mm": None,
+        "centre_index": _rounded(centre_index.tolist(), _PLACE),
+        "frame": int(lesion.frame or 0),
+    }
+
+
+def _plane_to_dict(plane: Plane, frames: int) -> dict[str, Any]:
+    timings = plane.timings
+    return {
+        "pixel_spacing_mm": None if plane.spacing_mm is None else _rounded(plane.spacing_mm, _SHARE),
+        "frames": frames,
+        "frame_timings": None
+        if timings is None
+        else {
+            "count": timings.count,
+            "median_ms": round(timings.median_ms, _PLACE),
+            "p95_ms": round(timings.p95_ms, _PLACE),
+        },
+    }
+
+
+def _plane_from_dict(document: Mapping[str, Any]) -> Plane:
+    spacing, timings = document["pixel_spacing_mm"], document["frame_timings"]
+    return Plane(
+        None if spacing is None else (float(spacing[0]), float(spacing[1])),
+        None if timings is None else FrameTimings(**timings),
+    )
+
+
+def _lesion_from_dict(document: Mapping[str, Any], geometry: Geometry) -> Lesion:
+    fields = {key: value for key, value in document.items() if key not in ("mask_component", "centre_index")}
+    if fields["box_lps_mm"] is None:
+        fields["box_lps_mm"] = geometry.box_index_to_lps_mm(fields["box_index"])
+        fields["centre_lps_mm"] = geometry.index_to_lps_mm(document["centre_index"])
     for key in ("box_index", "box_lps_mm", "centre_lps_mm"):
         fields[key] = tuple(float(v) for v in fields[key])
     return Lesion(**fields)

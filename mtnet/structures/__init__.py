@@ -2,9 +2,11 @@
 
 from mtnet.structures.findings import (
     Findings,
+    FrameTimings,
     ImageClass,
     Lesion,
     ModelInfo,
+    Plane,
     SeriesChoice,
     Source,
     StageCost,
@@ -24,6 +26,7 @@ __all__ = [
     "Code",
     "Findings",
     "Frame",
+    "FrameTimings",
     "Geometry",
     "Image",
     "ImageClass",
@@ -35,6 +38,7 @@ __all__ = [
     "LesionChannel",
     "ModelInfo",
     "OutputSpec",
+    "Plane",
     "RefusedError",
     "ReportLine",
     "Series",

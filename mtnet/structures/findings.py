@@ -33,6 +33,11 @@ class Lesion:
         volume_mm3: volume of that mask, or None.
         longest_axial_diameter_mm: longest in-slice diameter over all slices of the mask, voxel faces included, or None.
         short_axial_diameter_mm: longest diameter perpendicular to that one in the same slice, or None.
+        frame: of a 2D image or clip, the frame that it lies on, from 0; None in a volume.
+
+    On a 2D image the world is a plane of its own (``Image.geometry``): places in mm are lengths only where the pixel
+    spacing is known, volumes are never told, and the area stands in ``measures``, with diameters in pixels where the
+    spacing is not known.
     """
 
     number: int
@@ -48,6 +53,7 @@ class Lesion:
     volume_mm3: float | None = None
     longest_axial_diameter_mm: float | None = None
     short_axial_diameter_mm: float | None = None
+    frame: int | None = None
 
     def __post_init__(self) -> None:
         if self.number < 1:
@@ -117,6 +123,28 @@ class StageCost:
 
 
 @dataclass(frozen=True, slots=True)
+class FrameTimings:
+    """How long the frames of a clip took, one after the other: ``count`` of them, from pixels to findings."""
+
+    count: int
+    median_ms: float
+    p95_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plane:
+    """That findings lie on the pixels of a 2D image or clip: columns, rows, frames.
+
+    Args:
+        spacing_mm: of the pixels along i and j; None where nothing tells it, and nothing is told in mm.
+        timings: of a clip, how long its frames took.
+    """
+
+    spacing_mm: tuple[float, float] | None = None
+    timings: FrameTimings | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Findings:
     """The answers for one image.
 
@@ -134,6 +162,7 @@ class Findings:
         report: everything noticed about the input and during the run.
         costs: seconds and memory by stage.
         options: the options that change the answers (window, overlap, precision, tasks...), as text.
+        plane: where the image is a 2D one or a clip, whose frames are counted along k; None for a volume.
     """
 
     geometry: Geometry
@@ -149,6 +178,7 @@ class Findings:
     report: InputReport = field(default_factory=InputReport)
     costs: tuple[StageCost, ...] = ()
     options: Mapping[str, str] = field(default_factory=dict)
+    plane: Plane | None = None
 
     def __post_init__(self) -> None:
         for name in ("label_map", "lesion_map", "reconstruction"):
