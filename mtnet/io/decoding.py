@@ -26,6 +26,7 @@ SECONDS_PER_FRAME = 10.0
 """A frame that takes longer is given up."""
 
 _GRACE_SECONDS = 2.0
+_GIVEN_UP = 1  # Exit status of the watchdog in the child (faulthandler).
 
 
 class DecodingError(Exception):
@@ -62,8 +63,8 @@ class DecodingPool:
             DecoderStartError: no decoding process can be started.
         """
         size = prod(form.shape) * form.dtype.itemsize
-        started = time.monotonic()
         with self._process() as process:
+            started = time.monotonic()
             assert process.stdin is not None and process.stdout is not None
             try:
                 send(process.stdin, {**asdict(form), "seconds": self._seconds}, stream)
@@ -141,12 +142,14 @@ def _start(command: Sequence[str]) -> subprocess.Popen[bytes]:
     except (OSError, ValueError) as error:
         raise DecoderStartError(f"The process that decodes compressed pixels cannot be started: {error}.") from error
     assert process.stdout is not None
+    hello = None
     try:
-        hello = receive(process.stdout, 0)
-    except (OSError, ValueError):
-        hello = None
+        with contextlib.suppress(OSError, ValueError):
+            hello = receive(process.stdout, 0)
+    finally:
+        if hello is None:
+            _end(process)
     if hello is None:
-        _end(process)
         raise DecoderStartError(
             "The process that decodes compressed pixels does not start. Try: python -m mtnet.io.decoding_child"
         )
@@ -169,7 +172,7 @@ def _end_of(process: subprocess.Popen[bytes], late: bool, seconds: float) -> str
         code = process.wait(_GRACE_SECONDS)
     except subprocess.TimeoutExpired:
         return "the decoder gave an answer that makes no sense"
-    if late:
+    if late and code == _GIVEN_UP:
         return f"the decoder took longer than {seconds:g} s"
     name = signal.Signals(-code).name if code < 0 and -code in set(signal.Signals) else f"exit status {code}"
     return f"the decoder crashed ({name})"

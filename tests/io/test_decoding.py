@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -168,18 +167,19 @@ def test_nothing_is_started_for_uncompressed_pixels(tmp_path: Path) -> None:
     assert found.stdout.strip() == "0"
 
 
-def test_an_interrupt_between_two_messages_leaves_no_half_answer(pool: DecodingPool) -> None:
+@pytest.mark.parametrize("after_seconds", [0.05, 0.6])
+def test_an_interrupt_leaves_no_half_answer(pool: DecodingPool, after_seconds: float) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
+    if after_seconds > 0.5:
+        pool.decode(RLE, FORM)  # Else it comes while the process starts.
     before = signal.signal(signal.SIGALRM, interrupt)
     try:
-        signal.setitimer(signal.ITIMER_REAL, 0.5)
-        started = time.monotonic()
+        signal.setitimer(signal.ITIMER_REAL, after_seconds)
         with pytest.raises(KeyboardInterrupt):
-            pool.decode(RLE, FORM)
-            while time.monotonic() - started < 5:
-                pool.decode(b"sleep", FORM)
+            pool.decode(b"sleep", FORM)
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     np.testing.assert_array_equal(pool.decode(RLE, FORM)[0], PIXELS)

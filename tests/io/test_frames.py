@@ -68,6 +68,12 @@ HTJ2K = base64.b85decode(
 )
 
 
+def sample(name: str) -> Path:
+    """A file of pydicom's; some came with its third version."""
+    path = next(SAMPLES.parent.rglob(name), None)
+    return path or pytest.skip(f"this pydicom has no {name}")
+
+
 def instance_of(path: Path) -> Instance:
     with Opener() as opener:
         header = read_header(FileEntry(path, None, path.stat().st_size), opener, Limits())
@@ -123,7 +129,7 @@ def grey_frames(count: int = 4) -> NDArray[np.uint16]:
 
 @pytest.mark.parametrize("name", AS_SIMPLEITK)
 def test_frames_are_those_that_simpleitk_reads(name: str) -> None:
-    (path,) = SAMPLES.rglob(name)
+    path = sample(name)
     instance, found = instance_of(path), frames_of(path)
     judged = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path))).reshape(found.values.shape)
     if instance.rescale_slope is not None:
@@ -142,13 +148,13 @@ def test_frames_are_those_that_simpleitk_reads(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["SC_rgb_rle_16bit_2frame.dcm", "SC_rgb_rle_32bit.dcm", "liver_1frame.dcm"])
 def test_frames_are_those_that_pydicom_reads_where_simpleitk_does_not(name: str) -> None:
-    (path,) = SAMPLES.rglob(name)
+    path = sample(name)
     found = frames_of(path).values
     np.testing.assert_array_equal(found, pydicom.dcmread(path).pixel_array.reshape(found.shape))
 
 
 def test_palette_indices_stay_indices() -> None:
-    (path,) = SAMPLES.parent.rglob("examples_palette.dcm")
+    path = sample("examples_palette.dcm")
     found = frames_of(path)
     assert found.photometric == "PALETTE COLOR"
     np.testing.assert_array_equal(found.values[0], pydicom.dcmread(path).pixel_array)
@@ -328,7 +334,7 @@ def test_a_decoder_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatc
         "openjpeg": ("JPEG2000.dcm", "pylibjpeg-openjpeg"),
         "gdcm": ("SC_rgb_jpeg_gdcm.dcm", "python-gdcm"),
     }[missing]
-    (path,) = SAMPLES.rglob(name)
+    path = sample(name)
     code, message = refusal_of(path)
     assert code == "unknown_decoder" and f"Install {package}." in message
 
