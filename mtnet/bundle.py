@@ -43,16 +43,18 @@ _MONAI_TRANSFORMS = (
     "CopyItemsd",
 )
 
+_SYSTEMS = ("chest_ct", "unet_v2")
+_FUNCTIONS = ("network", "preprocessing", "inferer", "postprocessing")
+
 ALLOWED: frozenset[str] = frozenset(
     [
         *(f"monai.transforms.{name}" for name in _MONAI_TRANSFORMS),
         "monai.inferers.SimpleInferer",
         "mtnet.inference.MultiTaskInferer",
         "mtnet.io.loader.LoadImageStudyd",
-        "mtnet.systems.chest_ct.network",
-        "mtnet.systems.chest_ct.preprocessing",
-        "mtnet.systems.chest_ct.inferer",
-        "mtnet.systems.chest_ct.postprocessing",
+        *(f"mtnet.systems.{system}.{function}" for system in _SYSTEMS for function in _FUNCTIONS),
+        "mtnet.transforms.PictureChannelsd",
+        "mtnet.transforms.PictureRanged",
         "mtnet.transforms.ResultJsond",
         "mtnet.transforms.SplitOutputsd",
     ]
