@@ -72,8 +72,11 @@ class DicomFrames:
 
     def __iter__(self) -> Iterator[Frame]:
         """The frames in order, one in memory at a time."""
-        for index in range(len(self)):
-            yield Frame(self.frame(index), index, self.frame_times_ms[index] if self.frame_times_ms else None)
+        # One opener for all: it keeps where the frames of a compressed object begin.
+        with Opener() as opener:
+            for index in range(len(self)):
+                time_ms = self.frame_times_ms[index] if self.frame_times_ms else None
+                yield Frame(self._decoded(index, opener), index, time_ms)
 
     def frame(self, index: int) -> NDArray[np.generic]:
         """Frame ``index`` (from 0) as ``(1 or 3, i, j)``: RGB, or grey that is bright where values are high.
@@ -83,7 +86,10 @@ class DicomFrames:
             RefusedError: it cannot be decoded right.
         """
         with Opener() as opener:
-            decoded = read_frames(self._instance, opener, self._limits, [index])
+            return self._decoded(index, opener)
+
+    def _decoded(self, index: int, opener: Opener) -> NDArray[np.generic]:
+        decoded = read_frames(self._instance, opener, self._limits, [index])
         try:
             return self._display.apply(decoded.values[0], decoded.photometric)
         except ValueError as error:
