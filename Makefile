@@ -7,13 +7,15 @@ PHANTOM_SEEDS ?= 20
 
 export PYTHONHASHSEED := 0
 
-.PHONY: help env judges demo test check lint types layers unit soak bench score-phantoms weights clean
+.PHONY: help env judges demo test check lint types layers unit soak bench bench-reading scoreboard score-phantoms weights clean
 
 help:
 	@echo "make demo            environment, then the main job on a drawn chest CT study: no download of data, no GPU"
 	@echo "make test            environment, lint, types, layers, tests"
 	@echo "make check           the quick part of the tests"
 	@echo "make bench           the engine against MONAI's, into benchmarks/RESULTS.md"
+	@echo "make bench-reading   reading DICOM against other readers, into benchmarks/RESULTS.md"
+	@echo "make scoreboard      irregular studies through mtnet and other readers, into docs/scoreboard.md"
 	@echo "make score-phantoms  sensitivity and false boxes on held-out phantoms"
 	@echo "make weights         train the chest-CT bundle on drawn data (hours; goes on where it stopped)"
 	@echo "make soak            what is too long for make test"
@@ -65,6 +67,12 @@ soak: env judges
 
 bench: env
 	@$(PY) -m benchmarks.engine
+
+bench-reading: env
+	@$(PY) -W ignore -m benchmarks.reading
+
+scoreboard: env
+	@$(PY) -W ignore -m benchmarks.scoreboard
 
 score-phantoms: env
 	@$(PY) -m mtnet.evaluation.phantom_score --bundle bundles/chest_ct_multitask --count $(PHANTOM_SEEDS)

@@ -29,12 +29,28 @@ Written by `make bench` from `benchmarks/results/*.json`; do not edit.
   process after one window, median of three. Image, accumulators, activations and results are in it, the weights not.
 """
 
+_READING_METHOD = """\
+## Reading DICOM
+
+- *Loading*: from the path of a folder with one series to its pixels in memory, in HU (mtnet, SimpleITK, MONAI). mtnet:
+  `scan` and `load`, with every check. SimpleITK: `GetGDCMSeriesIDs`, `GetGDCMSeriesFileNames` and `ReadImage`; without
+  its scan: `ReadImage` of files that are in order already. MONAI: `LoadImage` with that reader. dcm2niix: its program,
+  to an uncompressed file. pydicom: `dcmread` and `pixel_array` of each file, neither in order nor in HU.
+- *Scanning*: which series a folder of small files holds. mtnet: `scan`; SimpleITK: `GetGDCMSeriesIDs`; pydicom:
+  `dcmread` of each file, stopped before the pixels.
+- All contenders in turns, after one run each that does not count; files are in the system's cache. Medians; ratios are
+  mtnet's time to the other's, with the range within single rounds. Processor seconds count child processes.
+"""
+
 
 def write_tables() -> None:
     """Rewrite ``RESULTS.md`` from all result files."""
     parts = [_METHOD]
     for file in sorted(RESULTS.glob("engine--*.json")):
         parts.append(_engine_table(json.loads(file.read_text())))
+    readings = [json.loads(file.read_text()) for file in sorted(RESULTS.glob("reading--*.json"))]
+    if readings:
+        parts += [_READING_METHOD, *map(_reading_table, readings)]
     (FOLDER / "RESULTS.md").write_text("\n".join(parts))
 
 
@@ -60,6 +76,43 @@ def _engine_table(result: dict[str, Any]) -> str:
             f"| {title} | {monai:.2f} | {ours:.2f} | {_ratio(result[key])} | {_ratio(result[f'{key}_cpu'])} "
             f"| {taken:.0f} | {our_taken:.0f} | {our_taken / taken:.2f} |"
         )
+    return "\n".join([*lines, ""])
+
+
+def _reading_table(result: dict[str, Any]) -> str:
+    machine = result["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    lines = [
+        f"### {machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB",
+        "",
+        f"{versions}, Python {machine['python']}, {machine['system']}; {machine['date']}, load before "
+        f"{machine['load_before']}, {result['rounds']} rounds. {result['remark']}".rstrip(),
+        "",
+    ]
+    for title, loading in (
+        ("The real study", result["loading"]["real"]),
+        ("A drawn study", result["loading"]["drawn"]),
+    ):
+        lines += [
+            f"{title}: {loading['files']} files, {loading['mib']} MiB.",
+            "",
+            "| loading | s | CPU s | mtnet's ratio (rounds) | ratio of CPU seconds (rounds) |",
+            "| --- | --- | --- | --- | --- |",
+        ]
+        for name, seconds in loading["seconds"].items():
+            cpu = statistics.median(loading["cpu_seconds"][name])
+            ratios = [_ratio(loading[kind][name]) if name != "mtnet" else "" for kind in ("ratios", "ratios_cpu")]
+            lines.append(f"| {name} | {statistics.median(seconds):.2f} | {cpu:.2f} | {ratios[0]} | {ratios[1]} |")
+        lines.append("")
+    scanning = result["scanning"]
+    lines += [
+        f"A folder of {scanning['files']} small files.",
+        "",
+        "| scanning | files/s | CPU s |",
+        "| --- | --- | --- |",
+    ]
+    for name, rate in scanning["files_per_second"].items():
+        lines.append(f"| {name} | {rate:.0f} | {statistics.median(scanning['cpu_seconds'][name]):.2f} |")
     return "\n".join([*lines, ""])
 
 

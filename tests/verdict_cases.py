@@ -22,7 +22,7 @@ from mtnet.io.read import load_from_study
 from mtnet.io.scan import scan
 from mtnet.io.values import AIR_HU
 from mtnet.structures import RefusedError, ReportLine, Volume
-from tests.builders import WrittenSeries, ramp_hu, write_ct_series, write_dataset, write_enhanced
+from tests.builders import RAMP_HU_PER_MM, WrittenSeries, ramp_hu, write_ct_series, write_dataset, write_enhanced
 
 MODES: Mapping[str, Mapping[str, bool]] = {"default": {}, "repair": {"repair": True}, "strict": {"strict": True}}
 OBLIQUE = np.linalg.qr(np.array([[0.9, 0.2, -0.3], [-0.1, 0.95, 0.2], [0.35, -0.15, 0.9]]))[0]
@@ -140,6 +140,15 @@ def padded(limit: int | None) -> Callable[[Path], WrittenSeries]:
             dataset.PixelPaddingRangeLimit = limit
 
     return series_with(edit=edit)
+
+
+def off_line(dataset: Dataset, k: int) -> None:
+    """One slice lies 2 mm further along the rows, and holds what is there."""
+    if k == 3:
+        x, y, z = dataset.ImagePositionPatient
+        dataset.ImagePositionPatient = [x + 2, y, z]
+        stored = np.frombuffer(dataset.PixelData, "<i2") + round(2 * RAMP_HU_PER_MM[0])
+        dataset.PixelData = stored.astype("<i2").tobytes()
 
 
 def inverted_mr(dataset: Dataset, _: int) -> None:
@@ -282,8 +291,7 @@ CASES = [
     # Refused
     case("two slices more at places that are taken", two_taken_places, "different_pixels_at_one_position", **REFUSED),
     case("different pixels at one position", again(100), "different_pixels_at_one_position", **REFUSED),
-    case("positions off a line", series_with(edit=lambda d, k: setattr(
-        d, "ImagePositionPatient", [-5 + 2 * (k == 3), -4, -10 + 2 * k])), "positions_off_line", **REFUSED),
+    case("positions off a line", series_with(edit=off_line), "positions_off_line", **REFUSED),
     case("no orientation", series_with(omit=("ImageOrientationPatient",)), "missing_geometry", **REFUSED),
     case("a single slice of unknown thickness", series_with(shape=(40, 34, 1), omit=("SliceThickness",)),
          "no_slice_spacing", **REFUSED),
