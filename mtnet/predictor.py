@@ -2,40 +2,44 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mtnet.bundle import Bundle, BundleError
-from mtnet.inference.cost import CostMeter
+from mtnet.cases import Case, Clip, Item, ReadOptions, items_of, read_image_item, read_volume_item
+from mtnet.inference.cost import CostMeter, NoMeter
 from mtnet.inference.decode import decode_global, decode_lesions, hashed_uid, reconstruction_error
 from mtnet.inference.input_check import check_image, check_lungs, settle
-from mtnet.io.image_files import load_image_file
-from mtnet.io.limits import Limits
-from mtnet.io.read import load_from_study
 from mtnet.io.scan import scan
-from mtnet.io.select import CHEST_CT_RULE, SeriesRule, select
-from mtnet.io.verdicts import mode_of
 from mtnet.structures import (
     Findings,
+    Frame,
     Geometry,
+    Image,
     ImageClass,
     InputDomain,
     InputReport,
+    Label,
     Lesion,
     ModelInfo,
     OutputSpec,
+    Plane,
     RefusedError,
     ReportLine,
-    Source,
     Study,
     Volume,
 )
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from mtnet.inference import MultiTaskInferer
     from mtnet.inference.plan import Outputs
     from mtnet.inference.region import RegionResult
@@ -44,34 +48,18 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]
 Transform = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
+__all__ = ["AnsweredFrame", "Answers", "Case", "Predictor", "Progress", "ReadOptions", "Transform"]
+
 FAST_OVERLAP = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class ReadOptions:
-    """How a path is read: the series wanted, what to do with irregular ones, and what an input may cost.
-
-    ``allow_outside`` answers what lies outside of the bundle's input domain, and flags it; ``strict`` refuses also what
-    would only be flagged.
-    """
-
-    series_uid: str | None = None
-    strict: bool = False
-    repair: bool = False
-    allow_outside: bool = False
-    limits: Limits = field(default_factory=Limits)
-    rule: SeriesRule = CHEST_CT_RULE
-
-
 @dataclass(frozen=True, slots=True, eq=False)
-class Case:
-    """One image that was read: the volume on its source grid, where it came from, what reading cost, and how it was
-    asked to be read."""
+class AnsweredFrame:
+    """One frame of a clip: its pixels, its findings, and the milliseconds from one to the other."""
 
-    volume: Volume
-    source: Source
-    meter: CostMeter
-    options: ReadOptions = field(default_factory=ReadOptions)
+    frame: Frame
+    findings: Findings
+    latency_ms: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,8 +96,10 @@ class Predictor:
     ) -> None:
         import torch
 
+        self.spatial_dims = _spatial_dims(network, domain)
         # Channels last is faster for convolutions on a CPU; on CUDA it has not been measured.
-        layout = torch.channels_last_3d if device == "cpu" else torch.contiguous_format
+        last = torch.channels_last if self.spatial_dims == 2 else torch.channels_last_3d
+        layout = last if device == "cpu" else torch.contiguous_format
         network.eval().to(device=device)
         self.network: MultiTaskNet = network.to(memory_format=layout)  # type: ignore[call-overload]
         self.preprocessing = _without_loader(preprocessing)
@@ -170,30 +160,44 @@ class Predictor:
         return self.finish(case, self.infer(case))
 
     def stream(self, source: str | Path, options: ReadOptions | None = None) -> Iterator[Findings]:
-        """The findings of every study or image under ``source``, one after the other.
+        """The findings of every study, image or frame of a clip under ``source``, one after the other.
 
         Raises:
             RefusedError: an item cannot be read right.
         """
         options = options or ReadOptions()
-        for study in scan(Path(source), options.limits):
-            case = self.read_study(study, options)
-            yield self.finish(case, self.infer(case))
+        for item in self.items(scan(Path(source), options.limits), options):
+            case = self.read_item(item, options)
+            if isinstance(case, Clip):
+                yield from (answered.findings for answered in self.frames(case))
+            else:
+                yield self.finish(case, self.infer(case))
+
+    def items(self, studies: Sequence[Study], options: ReadOptions | None = None) -> list[Item]:
+        """What there is to answer in studies that were scanned: studies for volumes, else single images and clips."""
+        modalities = self.domain.modalities if self.domain else ()
+        return items_of(studies, self.spatial_dims, options or ReadOptions(), modalities)
 
     def read(self, path: str | Path, options: ReadOptions | None = None) -> Case:
-        """Scan, select and load the one study at ``path``.
+        """Scan, select and load the one study, or for a network of images the one image, at ``path``.
 
         Raises:
-            RefusedError: nothing there can be read right, or there are several studies.
+            RefusedError: nothing there can be read right, or there are several studies, images or frames.
         """
         options = options or ReadOptions()
         meter = CostMeter()
         with meter.stage("scan"):
             studies = scan(Path(path), options.limits)
-        if len(studies) > 1:
-            message = f"The input holds {len(studies)} studies; give one of them, or stream them."
-            raise RefusedError([ReportLine("several_studies", "refused", message, Path(path).name)])
-        return self.read_study(studies[0], options, meter)
+        items = self.items(studies, options)
+        if len(items) > 1:
+            what = "studies" if self.spatial_dims == 3 else "images"
+            message = f"The input holds {len(items)} {what}; give one of them, or stream them."
+            raise RefusedError([ReportLine(f"several_{what}", "refused", message, Path(path).name)])
+        case = self.read_item(items[0], options, meter)
+        if isinstance(case, Clip):
+            message = "The input is a clip of several frames; stream it."
+            raise RefusedError([ReportLine("several_frames", "refused", message, Path(path).name)])
+        return case
 
     def read_study(self, study: Study, options: ReadOptions | None = None, meter: CostMeter | None = None) -> Case:
         """Select a series of a study that was scanned, and load it; an image file is loaded as it is.
@@ -202,24 +206,41 @@ class Predictor:
             RefusedError: nothing in it suits, the series cannot be read right, or its headers or values lie outside of
                 the bundle's input domain.
         """
-        options = options or ReadOptions()
-        meter = meter or CostMeter()
-        how: dict[str, Any] = {"strict": options.strict, "repair": options.repair, "limits": options.limits}
+        options, meter = options or ReadOptions(), meter or CostMeter()
         with meter.stage("read"):
-            if study.image_path is not None:
-                volume = load_image_file(study.image_path, **how)
-                return self._checked(Case(volume, Source(file_name=study.image_path.name), meter, options))
-            mode = mode_of(strict=options.strict, repair=options.repair)
-            chosen = select(study, options.rule, options.series_uid, mode)
-            volume = load_from_study(study, chosen.series, chosen.stack, **how)
-            source = Source(
-                study_instance_uid=study.study_instance_uid,
-                series_instance_uid=chosen.series.series_instance_uid,
-                choices=chosen.choices,
-                series=chosen.series,
-                stack=chosen.stack,
-            )
-            return self._checked(Case(volume, source, meter, options))
+            return self._checked(read_volume_item(study, options, meter))
+
+    def read_item(self, item: Item, options: ReadOptions | None = None, meter: CostMeter | None = None) -> Case | Clip:
+        """Read one of ``items``; a clip is opened, and its first frame stands for it in the check of the input domain.
+
+        Raises:
+            RefusedError: as ``read_study``, or the item is of the other dimension than the network.
+        """
+        options, meter = options or ReadOptions(), meter or CostMeter()
+        if self.spatial_dims == 3:
+            return self.read_study(item.study, options, meter)
+        with meter.stage("read"):
+            case = read_image_item(item, options, meter)
+            if isinstance(case, Case):
+                return self._checked(case)
+            first = self._checked(case.case_of(next(iter(case.frames)), NoMeter()))
+            return replace(case, report=first.volume.report)
+
+    def frames(self, clip: Clip) -> Iterator[AnsweredFrame]:
+        """Answer a clip frame by frame, as many at once as the inferer takes windows; no more are held.
+
+        Raises:
+            RefusedError: a frame cannot be decoded right.
+        """
+        frames = iter(clip.frames)
+        while batch := list(islice(frames, self.inferer.plan.batch)):
+            start = time.perf_counter()
+            cases = [clip.case_of(frame, NoMeter()) for frame in batch]
+            findings = [self.finish(c, a) for c, a in zip(cases, self._infer_alike(cases), strict=True)]
+            latency_ms = (time.perf_counter() - start) * 1000
+            del cases
+            for frame, found in zip(batch, findings, strict=True):
+                yield AnsweredFrame(frame, found, latency_ms)
 
     def infer(self, case: Case, progress: Progress | None = None) -> Answers:
         """Preprocess the volume and pass the network over it once.
@@ -227,35 +248,61 @@ class Predictor:
         Raises:
             RefusedError: the image does not show what the network is made for; it has not run.
         """
-        import torch
-        from monai.data import MetaTensor
-
-        volume = case.volume
         with case.meter.stage("preprocess"):
-            image = MetaTensor(
-                torch.from_numpy(np.ascontiguousarray(volume.array[0], dtype=np.float32)),
-                affine=torch.as_tensor(volume.geometry.affine_ras),
-            )
-            prepared = self.preprocessing({"image": image})["image"]
-            del image
-            grid = Geometry.from_ras(prepared.shape[1:], prepared.affine.numpy())
+            prepared, grid = self._prepared(case)
         lines: list[ReportLine] = []
         with case.meter.stage("network"):
             outputs, region = self.inferer.outputs_of(
-                prepared.as_tensor()[None],
+                prepared[None],
                 self.network,
                 grid=grid,
-                target=volume.geometry,
+                target=case.volume.geometry,
                 progress=progress,
                 on_region=lambda found: lines.extend(self._organ_lines(case, found)),
             )
         return Answers(outputs, grid, region, tuple(lines))
 
+    def _infer_alike(self, cases: Sequence[Case]) -> list[Answers]:
+        """``infer`` for frames of one clip: one pass of the network where each is seen as a whole."""
+        import torch
+
+        if len(cases) == 1:
+            return [self.infer(cases[0])]
+        prepared = [self._prepared(case) for case in cases]
+        merged = self.inferer.outputs_of_batch(
+            torch.stack([image for image, _ in prepared]),
+            self.network,
+            grids=[grid for _, grid in prepared],
+            target=cases[0].volume.geometry,
+        )
+        return [Answers(outputs, grid, None) for outputs, (_, grid) in zip(merged, prepared, strict=True)]
+
+    def _prepared(self, case: Case) -> tuple[Tensor, Geometry]:
+        """The image ``(C, *S)`` as the network sees it, and its grid."""
+        import torch
+        from monai.data import MetaTensor
+
+        from mtnet.inference.inferer import grid_from_ras
+        from mtnet.io.loader import as_loaded
+
+        volume = case.volume
+        if case.scale is None:
+            image = MetaTensor(
+                torch.from_numpy(np.ascontiguousarray(volume.array[0], dtype=np.float32)),
+                affine=torch.as_tensor(volume.geometry.affine_ras),
+            )
+        else:
+            image = as_loaded(Image(volume.array[..., 0], case.scale.spacing_mm, volume.modality))
+        prepared = self.preprocessing({"image": image})["image"]
+        del image
+        return prepared.as_tensor(), grid_from_ras(prepared.shape[1:], prepared.affine.numpy())
+
     def finish(self, case: Case, answers: Answers) -> Findings:
         """Turn the merged outputs into findings on the grid of the source."""
         volume, outputs = case.volume, answers.outputs
         options = self._options(case)
-        seed = "|".join((case.source.series_instance_uid or case.source.file_name, self.model.weights_sha256, *options))
+        source = case.source.sop_instance_uid or case.source.series_instance_uid or case.source.file_name
+        seed = "|".join((source, self.model.weights_sha256, *options))
         made = _Parts()
         with case.meter.stage("decode"):
             for spec in self.network.outputs:
@@ -267,7 +314,7 @@ class Predictor:
             model=self.model,
             lesions=made.lesions,
             image_classes=made.image_classes,
-            labels=tuple(label for spec in self.network.outputs if spec.name == "pred" for label in spec.labels[1:]),
+            labels=tuple(label for spec in self.network.outputs if spec.name == "pred" for label in _drawn(spec)),
             label_map=made.label_map,
             lesion_map=made.lesion_map,
             reconstruction=made.reconstruction,
@@ -275,6 +322,7 @@ class Predictor:
             report=_windows_line(volume.report, outputs).plus((*answers.lines, *regional, *outputs.lines, *made.lines)),
             costs=tuple(case.meter.costs),
             options=options,
+            plane=None if case.scale is None else Plane(case.scale.spacing_mm),
         )
 
     def _checked(self, case: Case) -> Case:
@@ -304,18 +352,21 @@ class Predictor:
         """Add what one output says to ``made``."""
         volume, outputs = case.volume, answers.outputs
         if spec.kind == "dense" and spec.labels:
-            made.label_map = Volume(outputs.dense[spec.name].array, volume.geometry, "SEG")
+            if spec.name == "pred" or made.label_map is None:
+                made.label_map = Volume(_deep(outputs.dense[spec.name].array), volume.geometry, "SEG")
         elif spec.kind == "dense":
-            redrawn = Volume(outputs.dense[spec.name].array, volume.geometry, volume.modality)
+            redrawn = Volume(_deep(outputs.dense[spec.name].array), volume.geometry, volume.modality)
             made.reconstruction = redrawn
-            made.reconstruction_error = reconstruction_error(
-                volume,
-                redrawn,
-                region=answers.region.mask.numpy() if answers.region else None,
-                region_geometry=answers.grid,
-                limits=self.inferer.region.hu_window if self.inferer.region else None,
-                units=spec.units,
-            )
+            # Normalised values are not those of the source, and have no error against it.
+            if spec.units != "normalised" and redrawn.array.shape == volume.array.shape:
+                made.reconstruction_error = reconstruction_error(
+                    volume,
+                    redrawn,
+                    region=answers.region.mask.numpy() if answers.region else None,
+                    region_geometry=answers.grid,
+                    limits=self.inferer.region.hu_window if self.inferer.region else None,
+                    units=spec.units,
+                )
         elif spec.kind == "boxes":
             # Dense outputs come before boxes in every network, so the label map is there.
             made.lesions, made.lesion_map, made.lines = decode_lesions(
@@ -325,6 +376,7 @@ class Predictor:
                 geometry=volume.geometry,
                 uid_seed=seed,
                 label_map=None if made.label_map is None else made.label_map.array,
+                plane=case.scale,
             )
         elif spec.kind == "global":
             made.image_classes = (*made.image_classes, *decode_global(outputs.global_[spec.name], spec))
@@ -332,7 +384,7 @@ class Predictor:
     def _options(self, case: Case) -> dict[str, str]:
         plan, region = self.inferer.plan, self.inferer.region
         return {
-            "window": "x".join(str(n) for n in plan.window),
+            "window": "whole" if self.inferer.roi_size is None else "x".join(str(n) for n in plan.window),
             "overlap": f"{plan.overlap:g}",
             "importance": plan.importance,
             "precision": plan.precision,
@@ -340,6 +392,16 @@ class Predictor:
             "outputs": ",".join(spec.name for spec in self.network.outputs),
             "repaired": "yes" if any(line.severity == "repaired" for line in case.volume.report) else "no",
         }
+
+
+def _drawn(spec: OutputSpec) -> tuple[Label, ...]:
+    """The labels of a label map that are not its background."""
+    return tuple(label for label in spec.labels if label.value != spec.background)
+
+
+def _deep(array: NDArray[np.generic]) -> NDArray[np.generic]:
+    """``(C, i, j)`` of a 2D image as one slice; a volume as it is."""
+    return array[..., None] if array.ndim == 3 else array
 
 
 @dataclass(slots=True)
@@ -382,6 +444,13 @@ def _outputs_of(network: MultiTaskNet, tasks: Sequence[str]) -> list[str]:
 def _specs(branch: Any) -> tuple[OutputSpec, ...]:
     specs: tuple[OutputSpec, ...] = branch.outputs
     return specs
+
+
+def _spatial_dims(network: MultiTaskNet, domain: InputDomain | None) -> int:
+    """What the bundle declares; else what the first kernel of the network tells, and 3 where there is none."""
+    if domain is not None:
+        return domain.spatial_dims
+    return next((weight.ndim - 2 for weight in network.parameters() if weight.ndim in (4, 5)), 3)
 
 
 def _device(name: str) -> str:

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mtnet.inference.components import OwnedMask, own_components
 from mtnet.inference.measure import Measures, measure_mask
+from mtnet.inference.plane import FlatSizes, PlaneScale, flat_sizes
 from mtnet.structures import Geometry, ImageClass, Lesion, OutputSpec, ReportLine, Volume
 from mtnet.structures.geometry import FloatArray
 
@@ -31,6 +32,7 @@ def decode_lesions(
     label_map: NDArray[np.generic] | None = None,
     lesion_values: Collection[int] | None = None,
     threshold: float | None = None,
+    plane: PlaneScale | None = None,
 ) -> tuple[tuple[Lesion, ...], Volume | None, tuple[ReportLine, ...]]:
     """Turn the boxes of one output into lesions on the target grid, numbered from 1 by falling score.
 
@@ -47,6 +49,8 @@ def decode_lesions(
             no segmentation.
         lesion_values: label values that are lesions; None is every value but 0.
         threshold: lowest score that counts; None is the output's own.
+        plane: of a 2D image, what tells the size of its pixels; lesions then carry its frame, an area in place of a
+            volume, and diameters in mm or, where the size is not known, in pixels. None for a volume.
 
     Returns:
         lesions; the ``(1, i, j, k)`` uint16 map of lesion numbers (None without a label map); report lines
@@ -72,20 +76,27 @@ def decode_lesions(
     rows, boxes = rows[inside], boxes[inside]
 
     measures: list[Measures | None] = [None] * len(rows)
+    flat: list[FlatSizes | None] = [None] * len(rows)
     lesion_map = None
     if label_map is not None:
         owned = own_components(_lesion_mask(label_map[0], lesion_values), boxes, geometry.spacing_mm)
         measures = _measure_all(owned, geometry)
+        if plane is not None:
+            flat = _measure_flat(owned, plane)
         lines.extend(owned.lines)
         lesion_map = Volume(owned.lesion_map[None], geometry, "SEG")
 
     lesions = []
-    for number, (row, box, measure) in enumerate(zip(rows.tolist(), boxes, measures, strict=True), 1):
+    for number, (row, box, measure, sizes) in enumerate(zip(rows.tolist(), boxes, measures, flat, strict=True), 1):
         classes, values = _lesion_channels(detections, spec, row)
         label = spec.labels[int(detections.label[row])].name
         box_lps_mm = geometry.box_index_to_lps_mm(box)
         centre = geometry.index_to_lps_mm((box[:3] + box[3:]) / 2)
         content = f"{number}|{label}|{score[row]:.6f}|{np.round(box_lps_mm, 3).tolist()}"
+        if plane is not None:
+            content += f"|frame {plane.frame}"
+        long = measure.longest_axial_diameter_mm if measure else None
+        short = measure.short_axial_diameter_mm if measure else None
         lesions.append(
             Lesion(
                 number=number,
@@ -96,11 +107,12 @@ def decode_lesions(
                 centre_lps_mm=measure.centroid_lps_mm if measure else _three(centre),
                 tracking_uid=hashed_uid(uid_seed, content),
                 class_probabilities=classes,
-                measures=values,
+                measures=values if sizes is None else {**values, **sizes.measures},
                 mask_voxels=measure.voxels if measure else 0,
-                volume_mm3=measure.volume_mm3 if measure else None,
-                longest_axial_diameter_mm=measure.longest_axial_diameter_mm if measure else None,
-                short_axial_diameter_mm=measure.short_axial_diameter_mm if measure else None,
+                volume_mm3=measure.volume_mm3 if measure and plane is None else None,
+                longest_axial_diameter_mm=sizes.longest_mm if sizes else long,
+                short_axial_diameter_mm=sizes.short_mm if sizes else short,
+                frame=None if plane is None else plane.frame,
             )
         )
     return tuple(lesions), lesion_map, tuple(lines)
@@ -141,7 +153,7 @@ def reconstruction_error(
     """Mean absolute error of the redrawn image over the region, under a key with its unit.
 
     Args:
-        image: the source image, ``(1, i, j, k)``.
+        image: the source image, ``(C, i, j, k)``; the error is over all of its channels.
         reconstruction: on the same grid, in the same units.
         region: ``(i, j, k)`` mask where the network looked, or None for everywhere.
         region_geometry: grid of ``region``; None is that of the image. A voxel counts if it lies in a region voxel.
@@ -161,12 +173,13 @@ def reconstruction_error(
         )
     total, count = 0.0, 0
     for k in range(image.geometry.shape[2]):
-        source = image.array[0, :, :, k].astype(np.float32)
-        redrawn = reconstruction.array[0, :, :, k].astype(np.float32)
-        error = np.abs((source if limits is None else source.clip(*limits)) - redrawn)
-        if region is not None:
-            error = error[_region_slice(region, region_geometry or image.geometry, image.geometry, k)]
-        total, count = total + float(error.sum(dtype=np.float64)), count + error.size
+        where = None if region is None else _region_slice(region, region_geometry or image.geometry, image.geometry, k)
+        for before, after in zip(image.array[..., k], reconstruction.array[..., k], strict=True):
+            source = before.astype(np.float32)
+            error = np.abs((source if limits is None else source.clip(*limits)) - after.astype(np.float32))
+            if where is not None:
+                error = error[where]
+            total, count = total + float(error.sum(dtype=np.float64)), count + error.size
     return {f"mean_absolute_error_{units.lower()}": total / count} if count else {}
 
 
@@ -229,6 +242,16 @@ def _measure_all(owned: OwnedMask, geometry: Geometry) -> list[Measures | None]:
             offset = (crop[0].start, crop[1].start, crop[2].start)
             measures.append(measure_mask(owned.lesion_map[crop] == number, offset, geometry))
     return measures
+
+
+def _measure_flat(owned: OwnedMask, plane: PlaneScale) -> list[FlatSizes | None]:
+    """The same on a 2D image, in the unit of its pixels."""
+    sizes: list[FlatSizes | None] = []
+    for number, crop in enumerate(owned.crops, 1):
+        mask = None if crop is None else owned.lesion_map[crop] == number
+        offset = (0, 0, 0) if crop is None else (crop[0].start, crop[1].start, crop[2].start)
+        sizes.append(None if mask is None else flat_sizes(mask, offset, plane))
+    return sizes
 
 
 def _lesion_channels(

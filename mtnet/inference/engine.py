@@ -69,6 +69,13 @@ def run(net: Network, image: Tensor, plan: Plan, progress: Progress | None = Non
     )
 
 
+def forward(net: Network, batch: Tensor, plan: Plan) -> Mapping[str, Tensor]:
+    """One pass of the network over ``batch``, on its device, in the plan's precision."""
+    half = plan.precision != "float32"
+    with torch.autocast(batch.device.type, getattr(torch, plan.precision)) if half else nullcontext():
+        return net(batch)
+
+
 def _make_job(specs: Sequence[OutputSpec], shape: tuple[int, ...], plan: Plan) -> Job:
     valid = shape if plan.valid_shape is None else tuple(plan.valid_shape)
     if plan.grid is not None and plan.grid.shape[: len(shape)] not in (shape, valid):
@@ -124,9 +131,7 @@ class _Windows:
         windows = range(self._next, self._next + size)
         crops = [self._image[(slice(None), slice(None), *layout.slices(n))] for n in windows]
         batch = (crops[0] if size == 1 else torch.cat(crops)).to(self._device, torch.float32)
-        half = plan.precision != "float32"
-        with torch.autocast(self._device.type, getattr(torch, plan.precision)) if half else nullcontext():
-            tensors = self._net(batch)
+        tensors = forward(self._net, batch, plan)
         missing = [name for spec in self._net.outputs for name in spec.tensor_names if name not in tensors]
         if missing:
             raise ValueError(f"The network did not give {', '.join(missing)}; it gave {', '.join(tensors)}.")

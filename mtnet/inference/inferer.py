@@ -7,12 +7,15 @@ from dataclasses import replace
 from math import lcm
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.inferers import Inferer
+from numpy.typing import NDArray
 from torch import Tensor
 
-from mtnet.inference.engine import Network, Progress, run
+from mtnet.inference.engine import Network, Progress, forward, run
+from mtnet.inference.memory import is_out_of_memory
 from mtnet.inference.plan import Detections, Importance, Outputs, Plan
 from mtnet.inference.precision import Precision
 from mtnet.inference.region import Region, RegionResult
@@ -36,7 +39,8 @@ class MultiTaskInferer(Inferer):  # type: ignore[misc]  # MONAI is not typed
     - global: ``(B, C)``, activated.
 
     Args:
-        roi_size: window, one size for all axes or one each.
+        roi_size: window, one size for all axes or one each; None sees the whole image at once, padded at its high end
+            to whole cells of the network's coarsest stride (padding counts for nothing in the answers).
         overlap: share of a window in common with the next.
         sw_batch_size: windows in one pass.
         mode: ``gaussian`` or ``constant`` importance.
@@ -57,7 +61,7 @@ class MultiTaskInferer(Inferer):  # type: ignore[misc]  # MONAI is not typed
 
     def __init__(
         self,
-        roi_size: Sequence[int] | int,
+        roi_size: Sequence[int] | int | None,
         overlap: float = 0.25,
         sw_batch_size: int = 1,
         mode: Importance = "gaussian",
@@ -83,7 +87,7 @@ class MultiTaskInferer(Inferer):  # type: ignore[misc]  # MONAI is not typed
         self.dense = dense
         self.device = device
         self.region = region
-        window = (roi_size, roi_size) if isinstance(roi_size, int) else tuple(roi_size)
+        window = (1, 1) if roi_size is None else _sizes(roi_size, 2)
         self.plan = Plan(
             window=window,
             overlap=overlap,
@@ -135,24 +139,77 @@ class MultiTaskInferer(Inferer):  # type: ignore[misc]  # MONAI is not typed
         Args:
             image: ``(1, C, *S)``.
             network: in the mode in which it is to answer.
-            grid: geometry of the image; without it there is no region.
+            grid: geometry of the image; without it there is no region. Regions are looked for in volumes only.
             target: grid of the dense outputs; that of the image by default.
             progress: called with windows done and windows to do.
             on_region: called with the region before the network runs; what it raises keeps it from running.
         """
-        dims = image.ndim - 2
-        window = (self.roi_size,) * dims if isinstance(self.roi_size, int) else tuple(self.roi_size)
-        stride = lcm(*(s for spec in network.outputs for s in spec.strides))
-        padded, valid = pad_to_window(image, window, stride, self.cval)
+        padded, valid, window = self.padded(image, network)
         device = self.device or str(image.device)
         plan = replace(self.plan, window=window, valid_shape=valid, device=device, grid=grid, target=target)
         region = None
-        if self.region is not None and grid is not None:
+        if self.region is not None and grid is not None and image.ndim == 5:
             region = self.region.of(padded[0, 0], grid, valid)
             plan = replace(plan, region=region.mask)
         if on_region is not None:
             on_region(region)
         return run(network, padded, plan, progress), region
+
+    def outputs_of_batch(
+        self, images: Tensor, network: Network, *, grids: Sequence[Geometry], target: Geometry
+    ) -> list[Outputs]:
+        """``outputs_of`` for images of one size, such as frames of a clip: where each is seen as a whole, the network
+        passes over all of them at once; else, and where that takes too much memory, one goes after the other.
+
+        Args:
+            images: ``(N, C, *S)``.
+            network: in the mode in which it is to answer.
+            grids: of each image.
+            target: grid of the dense outputs.
+        """
+        padded, _, window = self.padded(images, network)
+        nets: list[Network] = [network] * len(images)
+        if tuple(padded.shape[2:]) == window:
+            try:
+                with torch.no_grad():
+                    batch = padded.to(self.device or str(images.device), torch.float32)
+                    tensors = forward(network, batch, self.plan)
+                nets = [_Answered(network, tensors, number) for number in range(len(images))]
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+        return [
+            self.outputs_of(images[number : number + 1], net, grid=grid, target=target)[0]
+            for number, (net, grid) in enumerate(zip(nets, grids, strict=True))
+        ]
+
+    def padded(self, image: Tensor, network: Network) -> tuple[Tensor, tuple[int, ...], tuple[int, ...]]:
+        """The image padded as the engine wants it, its size before that, and the window."""
+        stride = lcm(*(s for spec in network.outputs for s in spec.strides))
+        if self.roi_size is None:
+            # A network may go coarser inside than any of its outputs.
+            stride = lcm(stride, int(getattr(network, "stride", 1)))
+            padded, valid = pad_to_window(image, (1,) * (image.ndim - 2), stride, self.cval)
+            return padded, valid, tuple(padded.shape[2:])
+        window = _sizes(self.roi_size, image.ndim - 2)
+        padded, valid = pad_to_window(image, window, stride, self.cval)
+        return padded, valid, window
+
+
+def _sizes(roi_size: Sequence[int] | int, dims: int) -> tuple[int, ...]:
+    return (roi_size,) * dims if isinstance(roi_size, int) else tuple(roi_size)
+
+
+class _Answered:
+    """A network that has answered already: for one item of a batch that was seen as a whole."""
+
+    def __init__(self, network: Network, tensors: Mapping[str, Tensor], number: int) -> None:
+        self.outputs = network.outputs
+        self.stride = int(getattr(network, "stride", 1))
+        self._tensors = {name: tensor[number : number + 1] for name, tensor in tensors.items()}
+
+    def __call__(self, image: Tensor, /) -> Mapping[str, Tensor]:
+        return self._tensors
 
 
 class _View:
@@ -173,6 +230,7 @@ class _View:
                 "it gives, such as mtnet.nets.MultiTaskNet."
             )
         self.outputs: tuple[OutputSpec, ...] = tuple(_as_wanted(spec, dense) for spec in specs)
+        self.stride = int(getattr(getattr(network, "module", network), "stride", 1))
         self._network = network
         self._args = args
         self._kwargs = kwargs
@@ -185,6 +243,20 @@ def _grid_of(images: MetaTensor, number: int) -> Geometry:
     """Geometry of one item of a batch, whose affines MONAI keeps one for all or one each."""
     affine = images.affine if images.affine.ndim == 2 else images.affine[number]
     return Geometry.from_ras(images.shape[2:], affine.cpu().numpy())
+
+
+def grid_from_ras(shape: Sequence[int], affine_ras: NDArray[np.float64]) -> Geometry:
+    """The grid of a volume, or of a 2D image as one voxel along k, from the affine that MONAI keeps of it.
+
+    Args:
+        shape: two or three sizes.
+        affine_ras: 4 x 4, or of a 2D image also 3 x 3.
+    """
+    if len(shape) == 3:
+        return Geometry.from_ras(shape, affine_ras)
+    full = np.eye(4)
+    full[:2, :2], full[:2, 3] = affine_ras[:2, :2], affine_ras[:2, -1]
+    return Geometry.from_ras((*shape, 1), full)
 
 
 def _as_wanted(spec: OutputSpec, dense: DenseForm) -> OutputSpec:

@@ -148,6 +148,19 @@ def check_lungs(domain: InputDomain, lungs: Lungs, source: Source) -> tuple[Repo
     return (line, *_coverage_lines(domain, lungs))
 
 
+def dimension_line(spatial_dims: int, found: str, where: str) -> ReportLine:
+    """The refusal of an input of the other dimension, which the network cannot take.
+
+    Args:
+        spatial_dims: what the network takes: 3 for volumes, 2 for images.
+        found: what the input is, with its article.
+        where: the file or study.
+    """
+    taken = "volumes (CT, MR, PET, NIfTI...)" if spatial_dims == 3 else "single images and clips"
+    message = f"The input is {found}; the network takes {taken}. Choose another bundle."
+    return ReportLine("dimension_outside", "refused", message, where)
+
+
 def settle(lines: Iterable[ReportLine], *, strict: bool = False, allow_outside: bool = False) -> tuple[ReportLine, ...]:
     """The lines as they are to be reported, or a refusal.
 

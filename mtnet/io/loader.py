@@ -119,6 +119,12 @@ def _image_data(image: Image) -> tuple[np.ndarray[Any, Any], dict[str, Any]]:
     return image.array[0] if grey else np.moveaxis(image.array, 0, -1), meta
 
 
+def as_loaded(image: Image) -> MetaTensor:
+    """A 2D image that was read before, as ``LoadImageStudyd`` would give it, in float32."""
+    array, meta = _image_data(image)
+    return MetaTensor.ensure_torch_and_prune_meta(array.astype(np.float32, copy=False), meta)
+
+
 class LoadImageStudyd(LoadImaged):  # type: ignore[misc]  # MONAI is not followed by mypy
     """``LoadImaged`` that reads with ``StudyReader`` and nothing else; usable in any bundle config by ``_target_``.
 

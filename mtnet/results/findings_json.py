@@ -63,8 +63,8 @@ def findings_to_dict(
     """The document, as plain Python that ``json`` can write.
 
     A volume's document is one of version 1.1, so that older readers take it; that of a 2D image or clip is of 1.2, and
-    holds nothing in world millimetres. Places and lengths are rounded to 1e-4, scores to 1e-6; the affine, image-class probabilities and thresholds keep
-    every digit. Study and series appear by UID only; volumes are not part of it.
+    holds nothing in world millimetres. Places and lengths are rounded to 1e-4, scores to 1e-6; the affine, image-class
+    probabilities and thresholds keep every digit. Study and series appear by UID only; volumes are not part of it.
 
     Args:
         findings: what to tell.
@@ -90,6 +90,7 @@ def findings_to_dict(
             "study_instance_uid": source.study_instance_uid,
             "series_instance_uid": source.series_instance_uid,
             "file_name": source.file_name,
+            **({} if plane is None else {"sop_instance_uid": source.sop_instance_uid}),
             "series_choices": [
                 {"series_instance_uid": c.series_instance_uid, "taken": c.taken, "reason": c.reason}
                 for c in source.choices
@@ -203,6 +204,7 @@ def read_findings_json(path: Path) -> Findings:
             study_instance_uid=source["study_instance_uid"],
             series_instance_uid=source["series_instance_uid"],
             file_name=source["file_name"],
+            sop_instance_uid=source.get("sop_instance_uid", ""),
             choices=tuple(SeriesChoice(**choice) for choice in source["series_choices"]),
         ),
         model=ModelInfo(**document["model"]),

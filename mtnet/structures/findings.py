@@ -91,11 +91,13 @@ class SeriesChoice:
 @dataclass(frozen=True, slots=True)
 class Source:
     """Where the image came from. ``series`` and ``stack`` hold headers while the study is at hand, and are None when
-    the source is no DICOM or the findings were read back from JSON."""
+    the source is no DICOM or the findings were read back from JSON. ``sop_instance_uid`` names the one object of a 2D
+    image or clip."""
 
     study_instance_uid: str = ""
     series_instance_uid: str = ""
     file_name: str = ""
+    sop_instance_uid: str = ""
     choices: tuple[SeriesChoice, ...] = ()
     series: Series | None = None
     stack: Stack | None = None
