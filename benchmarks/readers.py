@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -9,14 +10,14 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+import dcm2niix
 import itk
+import nibabel
 import numpy as np
 import SimpleITK as sitk
 from monai.data import ImageReader, ITKReader, PydicomReader
 from monai.transforms import LoadImage
 from numpy.typing import NDArray
-
-from tests.dcm2niix_judge import convert_with_dcm2niix
 
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -62,6 +63,12 @@ def load_with_simpleitk(files: Sequence[str]) -> Told:
     return Told(np.transpose(values, (*reversed(spatial), *range(len(spatial), values.ndim))), affine)
 
 
+def convert_with_dcm2niix(folder: Path, out: Path) -> None:
+    """Run dcm2niix over a folder, to uncompressed files in ``out``."""
+    command = [dcm2niix.bin, "-z", "n", "-b", "n", "-f", "%j_%s", "-o", str(out), str(folder)]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+
+
 def _alone(load: Callable[[Path], Told]) -> Callable[[Path], list[Told]]:
     return lambda folder: [load(folder)]
 
@@ -72,7 +79,14 @@ def _simpleitk(folder: Path) -> list[Told]:
 
 def _dcm2niix(folder: Path) -> list[Told]:
     with tempfile.TemporaryDirectory() as out:
-        return [Told(one.values, _RAS_TO_LPS @ one.affine_ras) for one in convert_with_dcm2niix(folder, Path(out))]
+        convert_with_dcm2niix(folder, Path(out))
+        return [told for path in sorted(Path(out).glob("*.nii")) for told in _volumes_of_nifti(path)]
+
+
+def _volumes_of_nifti(path: Path) -> list[Told]:
+    image = nibabel.load(path)
+    values, affine = np.asarray(image.dataobj), _RAS_TO_LPS @ image.affine
+    return [Told(one, affine) for one in (np.moveaxis(values, 3, 0) if values.ndim == 4 else [values])]
 
 
 READERS: Mapping[str, Callable[[Path], list[Told]]] = {

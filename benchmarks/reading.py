@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,14 +17,20 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import dcm2niix
 import pydicom
 import SimpleITK as sitk
 from monai.data import ITKReader, PydicomReader
 
 from benchmarks.engine import compare
 from benchmarks.machine import describe_machine, machine_slug
-from benchmarks.readers import be_quiet, load_with_simpleitk, monai_loader, reader_versions, series_of_simpleitk
+from benchmarks.readers import (
+    be_quiet,
+    convert_with_dcm2niix,
+    load_with_simpleitk,
+    monai_loader,
+    reader_versions,
+    series_of_simpleitk,
+)
 from benchmarks.scoreboard import DATA
 from benchmarks.tables import RESULTS, write_tables
 from mtnet.io.read import load_from_study
@@ -46,7 +51,7 @@ def loaders(folder: Path) -> Work:
         "SimpleITK without its scan": lambda: load_with_simpleitk(ordered),
         "MONAI ITKReader": lambda: itk_loader(folder),
         "MONAI PydicomReader": lambda: pydicom_loader(folder),
-        "dcm2niix": lambda: _convert_with_dcm2niix(folder),
+        "dcm2niix": lambda: _with_dcm2niix(folder),
         "pydicom": lambda: [pydicom.dcmread(file).pixel_array for file in files],
     }
 
@@ -67,10 +72,9 @@ def _load_with_mtnet(folder: Path) -> object:
     return load_from_study(study, series, stack)
 
 
-def _convert_with_dcm2niix(folder: Path) -> None:
+def _with_dcm2niix(folder: Path) -> None:
     with tempfile.TemporaryDirectory() as out:
-        command = [dcm2niix.bin, "-z", "n", "-b", "n", "-o", out, str(folder)]
-        subprocess.run(command, check=True, capture_output=True)
+        convert_with_dcm2niix(folder, Path(out))
 
 
 def measure(work: Work, rounds: int) -> dict[str, dict[str, list[float]]]:
@@ -87,13 +91,19 @@ def measure(work: Work, rounds: int) -> dict[str, dict[str, list[float]]]:
     for number in range(rounds):
         turn = number % len(names)
         for name in (*names[turn:], *names[:turn]):
-            started, cpu_started = time.perf_counter(), sum(os.times()[:4])
+            started, cpu_started = time.perf_counter(), _cpu_seconds()
             kept = work[name]()
             taken["seconds"][name].append(time.perf_counter() - started)
-            taken["cpu_seconds"][name].append(sum(os.times()[:4]) - cpu_started)
+            taken["cpu_seconds"][name].append(_cpu_seconds() - cpu_started)
             del kept
             print(f"round {number + 1}/{rounds} {name}: {taken['seconds'][name][-1]:.2f} s", file=sys.stderr)
     return taken
+
+
+def _cpu_seconds() -> float:
+    """Of this process and of the children that have ended."""
+    told = os.times()
+    return time.process_time() + told.children_user + told.children_system
 
 
 def measure_loading(folder: Path, rounds: int) -> dict[str, Any]:
