@@ -13,7 +13,7 @@ RESULTS = FOLDER / "results"
 _METHOD = """\
 # Measured results
 
-Written by `make bench` from `benchmarks/results/*.json`; do not edit.
+Written by `make bench` and `make bench-reading` from `benchmarks/results/*.json`; do not edit.
 
 ## Window engine against MONAI's `SlidingWindowInferer`
 
@@ -35,7 +35,8 @@ _READING_METHOD = """\
 - *Loading*: from the path of a folder with one series to its pixels in memory, in HU (mtnet, SimpleITK, MONAI). mtnet:
   `scan` and `load`, with every check. SimpleITK: `GetGDCMSeriesIDs`, `GetGDCMSeriesFileNames` and `ReadImage`; without
   its scan: `ReadImage` of files that are in order already. MONAI: `LoadImage` with that reader. dcm2niix: its program,
-  to an uncompressed file. pydicom: `dcmread` and `pixel_array` of each file, neither in order nor in HU.
+  to an uncompressed file. pydicom: `dcmread` and `pixel_array` of each file, neither in order nor in HU. Number types
+  are each reader's own: mtnet keeps whole HU as 16-bit integers, MONAI's readers give 32-bit floats.
 - *Scanning*: which series a folder of small files holds. mtnet: `scan`; SimpleITK: `GetGDCMSeriesIDs`; pydicom:
   `dcmread` of each file, stopped before the pixels.
 - All contenders in turns, after one run each that does not count; files are in the system's cache. Medians; ratios are
