@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from mtnet.cases import Case, Clip, Item, ReadOptions
+from mtnet.clips import answer_clip
 from mtnet.io.scan import scan
-from mtnet.predictor import Case, Predictor, Progress, ReadOptions
+from mtnet.predictor import Predictor, Progress
 from mtnet.results import SegKind, Written, clear_results, write_results
 from mtnet.structures import Findings, RefusedError, ReportLine, Study
 
@@ -37,9 +39,10 @@ def answer_studies(
     progress: Progress | None = None,
     write: WriteOptions | None = None,
 ) -> Iterator[StudyOutcome]:
-    """Answer every study under ``path``, one after the other, as each is asked for.
+    """Answer every study under ``path``, or for a network of images every image and clip, one after the other, as each
+    is asked for.
 
-    One study is written to ``out``; several to ``out/1``, ``out/2``... in the order of the scan. A study that is
+    One is written to ``out``; several to ``out/1``, ``out/2``... in the order of the scan. A study that is
     refused does not keep the others from being answered; results of an earlier run are removed from its folder, so
     that nobody takes them for its own.
 
@@ -53,21 +56,26 @@ def answer_studies(
     studies = scan(path, options.limits)
     if options.series_uid is not None:
         studies = _with_series(studies, options.series_uid)
-    for number, study in enumerate(studies, 1):
-        folder = out if len(studies) == 1 else out / str(number)
-        case = _read(predictor, study, options)
-        if not isinstance(case, Case):
-            clear_results(folder)
-            yield StudyOutcome(folder, None, case)
-            continue
+    write = write or WriteOptions()
+    items = predictor.items(studies, options)
+    for number, item in enumerate(items, 1):
+        folder = out if len(items) == 1 else out / str(number)
+        case = _read(predictor, item, options)
         try:
-            answers = predictor.infer(case, progress)
+            if isinstance(case, Clip):
+                written = answer_clip(predictor, case, folder, seg=write.seg, capture=write.capture, progress=progress)
+            elif isinstance(case, Case):
+                findings = predictor.finish(case, predictor.infer(case, progress))
+                written = _write(findings, case, folder, write)
+            else:
+                clear_results(folder)
+                yield StudyOutcome(folder, None, case)
+                continue
         except RefusedError as refused:
             clear_results(folder)
             yield StudyOutcome(folder, None, refused.lines)
             continue
-        findings = predictor.finish(case, answers)
-        yield StudyOutcome(folder, _write(findings, case, folder, write or WriteOptions()))
+        yield StudyOutcome(folder, written)
 
 
 def _write(findings: Findings, case: Case, folder: Path, options: WriteOptions) -> Written:
@@ -77,6 +85,7 @@ def _write(findings: Findings, case: Case, folder: Path, options: WriteOptions) 
         folder,
         dicom_seg=options.seg,
         dicom_capture=options.capture,
+        image=case.header,
         meter=case.meter,
     )
 
@@ -95,10 +104,10 @@ def check_out(path: Path, out: Path) -> None:
         )
 
 
-def _read(predictor: Predictor, study: Study, options: ReadOptions) -> Case | tuple[ReportLine, ...]:
-    """One study, or the lines that refuse it."""
+def _read(predictor: Predictor, item: Item, options: ReadOptions) -> Case | Clip | tuple[ReportLine, ...]:
+    """One item, or the lines that refuse it."""
     try:
-        return predictor.read_study(study, options)
+        return predictor.read_item(item, options)
     except RefusedError as refused:
         return refused.lines
     except (ValueError, MemoryError) as error:

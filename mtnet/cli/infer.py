@@ -1,4 +1,4 @@
-"""``mtnet infer``: a study in, every answer out, as files."""
+"""``mtnet infer``: a study, image or clip in, every answer out, as files."""
 
 from __future__ import annotations
 
@@ -24,13 +24,17 @@ def add_parser(commands: Any) -> None:
     """Add ``mtnet infer`` to the command line."""
     parser = commands.add_parser(
         "infer",
-        help="find, segment, classify and measure in a study",
+        help="find, segment, classify and measure in a study, image or clip",
         description="Answer every study under PATH in one pass of the network and write the results to OUT "
-        "(several studies: OUT/1, OUT/2...): findings.json, NIfTI, DICOM SEG and SR, overlay.png and its capture.",
+        "(several studies: OUT/1, OUT/2...): findings.json, NIfTI, DICOM SEG and SR, overlay.png and its capture. A "
+        "bundle for 2D takes DICOM images (ultrasound, endoscopy, radiographs...), PNG, JPEG, TIFF and BMP, folders of "
+        "them, cines and videos: masks are then PNG (of a clip TIFF, with frames.jsonl and overlay.mp4), and measures "
+        "are in mm where the image tells the size of a pixel, else in pixels.",
         epilog="Example: mtnet infer STUDY OUT --bundle chest_ct_multitask. "
         "Exit codes: 0 all answered, 1 some or all refused, 2 wrong usage, 3 failed unexpectedly.",
     )
-    parser.add_argument("path", type=Path, metavar="PATH", help="DICOM folder, zip or file; NIfTI, NRRD or MetaImage")
+    what = "DICOM folder, zip or file; NIfTI, NRRD or MetaImage; picture, video, or a folder of these"
+    parser.add_argument("path", type=Path, metavar="PATH", help=what)
     parser.add_argument("out", type=Path, metavar="OUT", help="folder for the results, made where it is missing")
     parser.add_argument("--bundle", required=True, metavar="NAME|DIR", help="bundle, by name or folder")
     parser.add_argument("--series", metavar="UID", help="take this series, whatever the series rule says")

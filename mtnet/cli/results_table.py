@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from mtnet.study_folder import StudyOutcome
 
 _HEAD = ("", "lesion", "score", "centre LPS (mm)", "longest x short (mm)", "volume (mm3)", "most likely")
+_FLAT_HEAD = ("", "lesion", "score", "frame", "box (columns, rows)", "longest x short", "area", "most likely")
+_MOST_ROWS = 50
 
 
 def print_outcome(outcome: StudyOutcome) -> None:
@@ -28,17 +30,20 @@ def print_outcome(outcome: StudyOutcome) -> None:
         if line.severity != "note":
             print(plain(f"{line.severity}: {line.message} ({line.code})"))
     print()
-    rows = [_HEAD, *(_row(lesion) for lesion in findings.lesions)]
-    widths = [max(len(row[n]) for row in rows) for n in range(len(_HEAD))]
     if findings.lesions:
-        for row in rows:
-            print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+        _print_table(findings)
     else:
         print("No lesion found.")
     for answer in findings.image_classes:
         print(f"{answer.output}: {answer.name} {answer.probability:.2f} ({'present' if answer.present else 'absent'})")
     for key, value in findings.reconstruction_error.items():
         print(f"reconstruction: {key} {value:.1f}")
+    timings = findings.plane.timings if findings.plane else None
+    if timings is not None:
+        print(
+            f"{timings.count} frames; from pixels to findings median {timings.median_ms:.1f} ms, "
+            f"95th percentile {timings.p95_ms:.1f} ms"
+        )
     print(f"\n{_costs(findings)}")
     print(f"written to {outcome.folder}: {', '.join(file.name for file in outcome.written.files)}")
     dicom = outcome.written.dicom
@@ -48,6 +53,36 @@ def print_outcome(outcome: StudyOutcome) -> None:
     model = findings.model
     print(f"{model.name} {model.version}, trained on {model.training_data}. Weights: {model.weights_licence}.")
     print(model.intended_use)
+
+
+def _print_table(findings: Findings) -> None:
+    flat = findings.plane is not None
+    shown = findings.lesions[:_MOST_ROWS] if flat else findings.lesions
+    rows = [_FLAT_HEAD if flat else _HEAD, *((_flat_row if flat else _row)(lesion) for lesion in shown)]
+    widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    if len(shown) < len(findings.lesions):
+        print(f"... and {len(findings.lesions) - len(shown)} more in findings.json")
+
+
+def _flat_row(lesion: Lesion) -> tuple[str, ...]:
+    """A lesion of an image or clip: its place in pixels, its size in mm where that is known."""
+    i0, j0, _, i1, j1, _ = lesion.box_index
+    sizes, unit = [lesion.longest_axial_diameter_mm, lesion.short_axial_diameter_mm], "mm"
+    if sizes[0] is None:
+        sizes, unit = [lesion.measures.get(f"{axis}_diameter_px") for axis in ("longest", "short")], "px"
+    area = next(
+        (f"{lesion.measures[f'area_{u}']:.0f} {u}" for u in ("mm2", "px") if f"area_{u}" in lesion.measures), "-"
+    )
+    return (
+        *_row(lesion)[:3],
+        str(lesion.frame),
+        f"{i0 + 0.5:.0f}-{i1 + 0.5:.0f}, {j0 + 0.5:.0f}-{j1 + 0.5:.0f}",
+        "-" if sizes[0] is None else " x ".join(f"{v:.1f}" for v in sizes if v is not None) + f" {unit}",
+        area,
+        _row(lesion)[6],
+    )
 
 
 def _row(lesion: Lesion) -> tuple[str, ...]:

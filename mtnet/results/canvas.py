@@ -117,6 +117,13 @@ class Panel:
         grey = np.clip(np.asarray(self._resampled(values)) * 255, 0, 255).astype(np.uint8)
         self.image.paste(Image.fromarray(grey).convert("RGB"))
 
+    def colour(self, values: NDArray[np.uint8]) -> None:
+        """Draw ``(y, x, 3)`` values as they are."""
+        from PIL import Image
+
+        bands = [np.asarray(self._resampled(values[..., n].astype(np.float32))) for n in range(3)]
+        self.image.paste(Image.fromarray(np.clip(np.rint(np.stack(bands, -1)), 0, 255).astype(np.uint8)))
+
     def contour(
         self, mask: NDArray[np.bool_], colour: Colour, *, width: float, strength: float = 1.0, finer: int = 4
     ) -> None:

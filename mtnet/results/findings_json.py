@@ -117,17 +117,7 @@ def findings_to_dict(
             _lesion_to_dict(lesion) if plane is None else _flat_lesion_to_dict(lesion, findings.geometry)
             for lesion in findings.lesions
         ],
-        # Not rounded: the sides of the threshold must not change.
-        "image_classes": [
-            {
-                "output": c.output,
-                "name": c.name,
-                "probability": float(c.probability),
-                "threshold": float(c.threshold),
-                "present": bool(c.present),
-            }
-            for c in findings.image_classes
-        ],
+        "image_classes": _classes_to_list(findings),
         "reconstruction_error": {key: float(value) for key, value in findings.reconstruction_error.items()},
         "report": [
             {"code": line.code, "severity": line.severity, "message": line.message, "where": line.where}
@@ -152,6 +142,24 @@ def findings_to_dict(
         "dicom_report": {"written": dicom.report.written, "reason": dicom.report.reason},
         "dicom_capture": {"written": dicom.capture.written, "reason": dicom.capture.reason},
         "files": [{"name": name, **({"sha256": sha256} if sha256 else {})} for name, sha256 in (files or {}).items()],
+    }
+
+
+def frame_to_dict(findings: Findings, frame: int, time_ms: float | None, latency_ms: float) -> dict[str, Any]:
+    """What was found on one frame of a clip, for one line of ``frames.jsonl``.
+
+    Args:
+        findings: of the frame alone, with ``plane``; lesions are numbered within the frame.
+        frame: its number, from 0.
+        time_ms: when it is shown, from the first frame; None where nothing tells it.
+        latency_ms: from its pixels to its findings.
+    """
+    return {
+        "frame": frame,
+        "time_ms": None if time_ms is None else round(time_ms, _PLACE),
+        "latency_ms": round(latency_ms, _PLACE),
+        "lesions": [_flat_lesion_to_dict(lesion, findings.geometry) for lesion in findings.lesions],
+        "image_classes": _classes_to_list(findings),
     }
 
 
@@ -287,6 +295,20 @@ def _lesion_to_dict(lesion: Lesion) -> dict[str, Any]:
         "longest_axial_diameter_mm": _optional(lesion.longest_axial_diameter_mm),
         "short_axial_diameter_mm": _optional(lesion.short_axial_diameter_mm),
     }
+
+
+def _classes_to_list(findings: Findings) -> list[dict[str, Any]]:
+    # Not rounded: the sides of the threshold must not change.
+    return [
+        {
+            "output": c.output,
+            "name": c.name,
+            "probability": float(c.probability),
+            "threshold": float(c.threshold),
+            "present": bool(c.present),
+        }
+        for c in findings.image_classes
+    ]
 
 
 def _flat_lesion_to_dict(lesion: Lesion, geometry: Geometry) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,9 +18,11 @@ from mtnet.results.dicom_capture import write_dicom_capture
 from mtnet.results.dicom_report import write_dicom_report
 from mtnet.results.dicom_seg import SegOutcome, write_dicom_seg
 from mtnet.results.findings_json import NO_DICOM, DicomOutcomes, write_findings_json
+from mtnet.results.image_overlay import write_image_overlay
 from mtnet.results.image_seg import write_image_seg
 from mtnet.results.nifti import write_lesions_nifti, write_reconstruction_nifti, write_segmentation_nifti
 from mtnet.results.overlay import write_overlay
+from mtnet.results.plane_files import write_mask, write_redrawn
 from mtnet.results.segmentation import SegKind, check_seg_kind
 from mtnet.structures import Findings, StageCost, Volume
 
@@ -38,6 +40,17 @@ RESULT_FILES = (
     "report.dcm",
     "overlay.png",
     "overlay.dcm",
+)
+# Further ones of images and clips.
+PLANE_FILES = (
+    "segmentation.png",
+    "segmentation.tif",
+    "lesions.png",
+    "lesions.tif",
+    "reconstruction.png",
+    "reconstruction.tif",
+    "frames.jsonl",
+    "overlay.mp4",
 )
 
 
@@ -78,6 +91,8 @@ def write_results(
     dicom_capture: bool = True,
     image: Dataset | None = None,
     pictures: NDArray[np.uint8] | None = None,
+    frames: Mapping[int, NDArray[np.generic]] | None = None,
+    made: Mapping[str, Path] | None = None,
     meter: Meter | None = None,
 ) -> Written:
     """Write everything that the findings hold into a folder, which is made where it is missing.
@@ -96,6 +111,9 @@ def write_results(
             without it or ``pictures``.
         image: for findings on the pixels of one image or clip (``write_image_seg``), its data set.
         pictures: ``(n, rows, columns, 3)`` uint8 for the capture, in the place of the overlay.
+        frames: of a clip, the frames ``(C, i, j)`` by number that the overlay shows.
+        made: name in the folder to a file on the same file system that was made before, such as what was written
+            while a clip was read; it is moved there.
         meter: measures the writing; what it has measured so far becomes the costs of the findings.
 
     Raises:
@@ -109,12 +127,20 @@ def write_results(
     clear_results(folder)
     writer = _Writer(findings, folder, image)
     with nullcontext() if meter is None else meter.stage("write"):
-        writer.volumes()
+        if findings.plane is None:
+            writer.volumes()
+        else:
+            writer.planes(volume)
+        writer.take(made or {})
         if dicom_seg is not None:
             writer.segmentation(dicom_seg)
         if dicom_report:
             writer.report()
-        if overlay and volume is not None:
+        if overlay and findings.plane is not None:
+            shown = {0: volume.array[..., 0]} if volume is not None else frames
+            if shown:
+                writer.image_overlay(shown)
+        elif overlay and volume is not None:
             writer.overlay(volume)
         if dicom_capture:
             writer.capture(pictures)
@@ -161,6 +187,23 @@ class _Writer:
         if self.findings.reconstruction is not None:
             self._put("reconstruction.nii.gz", write_reconstruction_nifti)
 
+    def planes(self, volume: Volume | None) -> None:
+        """The masks and the redrawn image on the pixels of an image or clip."""
+        findings = self.findings
+        if findings.label_map is not None:
+            self._add(write_mask(findings.label_map, self._folder, "segmentation"))
+        if findings.lesion_map is not None:
+            self._add(write_mask(findings.lesion_map, self._folder, "lesions"))
+        if findings.reconstruction is not None:
+            source_type = None if volume is None else volume.array.dtype
+            self._add(write_redrawn(findings.reconstruction, source_type, self._folder, "reconstruction"))
+
+    def take(self, made: Mapping[str, Path]) -> None:
+        """Move files that were made before into the folder."""
+        for name, path in made.items():
+            path.replace(self._folder / name)
+            self._add(self._folder / name)
+
     def segmentation(self, kind: SegKind) -> None:
         """The DICOM SEG."""
         try:
@@ -185,6 +228,10 @@ class _Writer:
         """The picture."""
         self._put("overlay.png", lambda findings, path: write_overlay(findings, volume, path))
 
+    def image_overlay(self, frames: Mapping[int, NDArray[np.generic]]) -> None:
+        """The picture of an image or clip."""
+        self._put("overlay.png", lambda findings, path: write_image_overlay(findings, frames, path))
+
     def capture(self, pictures: NDArray[np.uint8] | None) -> None:
         """The pictures, or the overlay once more, as Secondary Capture."""
         if pictures is None and "overlay.png" not in self.files:
@@ -207,6 +254,9 @@ class _Writer:
         write(self.findings, self._folder / name)
         self.files[name] = _sha256(self._folder / name)
 
+    def _add(self, path: Path) -> None:
+        self.files[path.name] = _sha256(path)
+
     def _told(self, name: str, outcome: SegOutcome | DicomOutcome) -> None:
         """Add a DICOM file that was written, and what was noticed; what was told before is not told again."""
         if outcome.written:
@@ -223,9 +273,10 @@ def clear_results(folder: Path) -> None:
     """
     if not folder.is_dir():
         return
-    for name in RESULT_FILES:
+    names = (*RESULT_FILES, *PLANE_FILES)
+    for name in names:
         (folder / name).unlink(missing_ok=True)
-    parts = (name.partition(".") for name in RESULT_FILES)
+    parts = (name.partition(".") for name in names)
     left = re.compile(
         "|".join(rf"\.{re.escape(stem)}\.tmp-[0-9a-f]+{re.escape(dot + suffix)}" for stem, dot, suffix in parts)
     )

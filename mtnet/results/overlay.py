@@ -51,7 +51,7 @@ def write_overlay(findings: Findings, volume: Volume, path: Path) -> None:
         )
     scene = _Scene(findings, volume)
     cells = scene.lesion_cells() if findings.lesions else scene.plain_cells()
-    image = _page(findings, scene, cells)
+    image = overlay_page(findings, scene.window, cells, min(len(cells), 2 if findings.lesions else 3))
     with atomic_path(path) as temporary:
         image.save(temporary, format="PNG", compress_level=6)
 
@@ -178,20 +178,31 @@ def short_lines(lesion: Lesion) -> list[str]:
 
 
 def _size(lesion: Lesion) -> list[str]:
-    if lesion.longest_axial_diameter_mm is None:
+    if not lesion.mask_voxels:
         return ["no mask"]
+    if lesion.longest_axial_diameter_mm is None:
+        long, short = lesion.measures["longest_diameter_px"], lesion.measures["short_diameter_px"]
+        return [f"{long:.0f} x {short:.0f} pixels", f"{lesion.measures['area_px']:.0f} pixels in all"]
     size = f"{lesion.longest_axial_diameter_mm:.1f}"
     if lesion.short_axial_diameter_mm is not None:
         size += f" x {lesion.short_axial_diameter_mm:.1f}"
-    lines = [f"{size} mm, axial"]
+    lines = [f"{size} mm, axial" if lesion.frame is None else f"{size} mm"]
+    if "area_mm2" in lesion.measures:
+        lines.append(f"{lesion.measures['area_mm2']:.0f} mm2")
     if lesion.volume_mm3 is not None:
         lines.append(f"{lesion.volume_mm3:,.0f} mm3".replace(",", " "))
     return lines
 
 
-def _page(findings: Findings, scene: _Scene, cells: Sequence[Any]) -> Any:
-    """Head, cells, legend, foot."""
-    across = min(len(cells), 2 if findings.lesions else 3)
+def overlay_page(findings: Findings, shown_how: str, cells: Sequence[Any], across: int) -> Any:
+    """A page of pictures of one size with head, legend and foot, as a Pillow image.
+
+    Args:
+        findings: what the head and the legend tell.
+        shown_how: a few words on the grey values, for the head.
+        cells: Pillow images.
+        across: of them in a row.
+    """
     cell_width, cell_height = cells[0].size
     width = max(_GAP + across * (cell_width + _GAP), 700)
     head, row = 62, cell_height + _GAP
@@ -201,7 +212,7 @@ def _page(findings: Findings, scene: _Scene, cells: Sequence[Any]) -> Any:
     count = len(findings.lesions)
     title = f"{count} lesion{'s' if count != 1 else ''} found" if count else "No lesion found"
     sheet.text(_GAP, 10, title, 22, _TEXT, bold=True)
-    model = f"mtnet   {findings.model.name} {findings.model.version}   {scene.window}"
+    model = f"mtnet   {findings.model.name} {findings.model.version}   {shown_how}"
     sheet.text(_GAP, 38, model, 14, _FAINT, width=width - 2 * _GAP)
     sheet.text(width - _GAP, 12, "RESEARCH USE ONLY", 18, _WARNING, bold=True, right=True)
     for n, cell in enumerate(cells):
@@ -221,7 +232,7 @@ def _legend(findings: Findings) -> list[tuple[tuple[int, int, int], str, str]]:
     """A line for every lesion, and one for every class of the label map that occurs."""
     lines = []
     for lesion in findings.lesions[:_MOST_LINES]:
-        shown = "" if lesion.number <= _MOST_SLICES else "   (no slice of its own)"
+        shown = "" if lesion.number <= _MOST_SLICES or findings.plane else "   (no slice of its own)"
         lines.append((colour_of(lesion.number), str(lesion.number), "   ".join(short_lines(lesion)) + shown))
     if len(findings.lesions) > _MOST_LINES:
         lines.append((_FAINT, "...", f"{len(findings.lesions) - _MOST_LINES} more lesions in findings.json"))

@@ -97,10 +97,10 @@ class Source:
     study_instance_uid: str = ""
     series_instance_uid: str = ""
     file_name: str = ""
-    sop_instance_uid: str = ""
     choices: tuple[SeriesChoice, ...] = ()
     series: Series | None = None
     stack: Stack | None = None
+    sop_instance_uid: str = ""
 
 
 @dataclass(frozen=True, slots=True)
