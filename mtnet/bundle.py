@@ -43,7 +43,7 @@ _MONAI_TRANSFORMS = (
     "CopyItemsd",
 )
 
-_SYSTEMS = ("chest_ct", "unet_v2")
+_SYSTEMS = ("chest_ct", "yolo_med", "breast_ultrasound", "unet_v2", "res_mtnet")
 _FUNCTIONS = ("network", "preprocessing", "inferer", "postprocessing")
 
 ALLOWED: frozenset[str] = frozenset(

@@ -133,17 +133,17 @@ def preprocessing(size: Sequence[int] = SIZE, in_channels: int = 3, load: bool =
 
 
 def inferer(
-    window: Sequence[int] = SIZE,
+    window: Sequence[int] | None = None,
     batch: int = 1,
     precision: Precision = "float32",
     layout: Literal["batch", "list"] = "batch",
     dense: Literal["logits", "probabilities", "labels"] = "logits",
 ) -> MultiTaskInferer:
-    """The whole image as one window; a larger one than the window goes window by window.
+    """The whole image at once, padded to a multiple of 32.
 
     Args:
-        window: rows and columns, multiples of 32.
-        batch: windows in one pass.
+        window: rows and columns, multiples of 32, to go window by window instead.
+        batch: images or windows in one pass.
         precision: ``float32``, ``bfloat16`` or ``float16``.
         layout, dense: see ``MultiTaskInferer``.
     """

@@ -1,6 +1,15 @@
 """MONAI-style transforms of ours."""
 
 from mtnet.transforms.hosts import ResultJsond, SplitOutputsd
+from mtnet.transforms.nodule_patch import DrawNoduled, NodulePatchd
 from mtnet.transforms.pictures import PictureChannelsd, PictureRanged, picture_chain
 
-__all__ = ["PictureChannelsd", "PictureRanged", "ResultJsond", "SplitOutputsd", "picture_chain"]
+__all__ = [
+    "DrawNoduled",
+    "NodulePatchd",
+    "PictureChannelsd",
+    "PictureRanged",
+    "ResultJsond",
+    "SplitOutputsd",
+    "picture_chain",
+]

@@ -5,6 +5,7 @@ from mtnet.nets.decoders.deeplab import ASPP, DeepLabV3PlusDecoder
 from mtnet.nets.decoders.fpn import FPNDecoder
 from mtnet.nets.decoders.levels import PickLevels
 from mtnet.nets.decoders.reconstruction import ReconstructionDecoder
+from mtnet.nets.decoders.residual_vector import ResidualVector
 from mtnet.nets.decoders.unet import UNetDecoder
 from mtnet.nets.decoders.unet_v2 import UNetV2Decoder
 from mtnet.nets.decoders.unetplusplus import UNetPlusPlusDecoder
@@ -18,6 +19,7 @@ __all__ = [
     "LevelTowers",
     "PickLevels",
     "ReconstructionDecoder",
+    "ResidualVector",
     "UNetDecoder",
     "UNetPlusPlusDecoder",
     "UNetV2Decoder",

@@ -13,7 +13,7 @@ class PickLevels(nn.Module):
     Args:
         channels_in: of all levels that it is called with, finest first.
         strides_in: of the same levels.
-        strides: of the levels that it hands on; by default the coarsest alone.
+        strides: of the levels that it hands on, the deepest of each; by default the coarsest alone.
 
     Raises:
         ValueError: ``strides`` names a level that is not there.
@@ -26,7 +26,8 @@ class PickLevels(nn.Module):
         self.strides: tuple[int, ...] = (strides_in[-1],) if strides is None else tuple(strides)
         if not self.strides or not set(self.strides) <= set(strides_in):
             raise ValueError(f"PickLevels strides is {self.strides}; expected some of {tuple(strides_in)}.")
-        self.picked = [list(strides_in).index(stride) for stride in self.strides]
+        # A dilated encoder has two levels or more of its last stride; the deepest is the one that is meant.
+        self.picked = [max(i for i, own in enumerate(strides_in) if own == stride) for stride in self.strides]
         self.channels: tuple[int, ...] = tuple(channels_in[i] for i in self.picked)
 
     def forward(self, levels: list[Tensor]) -> list[Tensor]:

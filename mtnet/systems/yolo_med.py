@@ -1,0 +1,233 @@
+"""YOLO-Med: polyps found and outlined at the rate of a video, by two decoders that exchange what they see.
+
+Huang, Sirejiding, Lu, Ding, Liu, Zhou, Lu: "YOLO-Med: multi-task interaction network for biomedical images" (arXiv
+2403.00245, ICASSP 2024). No code of the authors is public.
+
+The paper's: one encoder, CSPDarknet53, and a neck that fuses its scales, spatial pyramid pooling and a feature pyramid;
+a decoupled detection head that answers class, box and IoU a cell; a segmentation decoder on the same neck; between the
+decoders a cross-scale task interaction, in which a transformer layer fuses the scales of both. Its ablations are the
+coupled head (``head="coupled"``) and the missing interaction (``interaction="none"``).
+
+Our choices, where the paper is silent: the neck is 256 wide at strides 8, 16 and 32; the detection decoder's features
+are the neck's, the segmentation decoder's go through a convolution a level first, then up to the image after YOLOP;
+both are pooled to a grid of 10 x 10 cells a level for the transformer layer, whose answer is added with a scale that
+starts at 0 (see ``CrossScaleInteraction``); ``interaction="same_scale"`` lets levels of one stride alone exchange.
+SimOTA assignment, CIoU and BCE weighted as in YOLOX; BCE and Dice of the mask; weights 1 : 1, or learned. The longer
+side is 640, the rest padded to 32. ``published`` has 26,617,184 parameters in the encoder, 2,624,512 in the pooling,
+2,231,296 in the pyramid, 7,088,658 in the head for one class; ``compact`` is the same network with the encoder at half
+and the neck at 3/8 of the width, at 320 (a twentieth of the work), with group norm, since it trains on few images at a
+time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from mtnet.structures import Code, Label, OutputSpec
+
+if TYPE_CHECKING:
+    from monai.transforms import Compose
+
+    from mtnet.inference import MultiTaskInferer
+    from mtnet.inference.precision import Precision
+    from mtnet.losses import MultiTaskLoss
+    from mtnet.nets import MultiTaskNet
+
+Variant = Literal["compact", "published"]
+Task = Literal["segmentation", "detection"]
+TASKS: tuple[Task, ...] = ("segmentation", "detection")
+STRIDES = (8, 16, 32)
+
+SIZE = {"compact": 320, "published": 640}
+"""Longer side of the image in pixels."""
+
+POLYP = Label(1, "polyp", (255, 170, 0), Code("41329004", "SCT", "Polyp"), Code("71854001", "SCT", "Colon"))
+
+SEGMENTATION = OutputSpec("pred", "dense", (POLYP,), (1,), "sigmoid")
+DETECTION = OutputSpec("lesions", "boxes", (POLYP,), STRIDES, "sigmoid", threshold=0.35)
+
+
+def network(
+    variant: Variant = "compact",
+    encoder: str = "cspdarknet53",
+    interaction: str = "cross_scale",
+    head: Literal["decoupled", "coupled"] = "decoupled",
+    neck: Literal["fpn", "pan"] = "fpn",
+    spatial_dims: int = 2,
+    in_channels: int = 3,
+    tasks: Sequence[Task] = TASKS,
+    dropout: float = 0.0,
+    pretrained: bool = False,
+    outputs: Sequence[str] | None = None,
+    layout: Literal["dict", "tuple", "tensor"] = "dict",
+) -> MultiTaskNet:
+    """The network: encoder, pooling and pyramid, two decoders, the interaction between them, two heads.
+
+    Args:
+        variant: ``compact`` (what the bundle's weights fit) or ``published`` (the paper's widths, batch norm).
+        encoder: ``cspdarknet53``, or another of ``mtnet.nets.ENCODERS`` with levels at strides 8, 16 and 32.
+        interaction: ``cross_scale``, ``same_scale`` or ``none``; a single task has none.
+        head: ``decoupled`` (class apart from box and IoU) or ``coupled``.
+        neck: ``fpn``, or ``pan`` with a second way, from fine to coarse.
+        spatial_dims: 2, or 3 with an encoder that can.
+        in_channels: of the image.
+        tasks: branches to build.
+        dropout: before every head.
+        pretrained: start the encoder from ImageNet weights (2D, ``published`` or another encoder).
+        outputs, layout: see ``MultiTaskNet``.
+
+    Raises:
+        ValueError: an unknown variant, encoder, interaction, head, neck or task.
+        RuntimeError: ``pretrained`` weights cannot be fetched.
+    """
+    from mtnet.nets import Branch, DetectionHead, MultiTaskNet, PickLevels, SegmentationHead, make_encoder
+    from mtnet.nets.decoders import LevelTowers, YOLOSegmentationDecoder
+    from mtnet.nets.heads import DecodingHead
+    from mtnet.nets.interactions import make_interaction
+    from mtnet.nets.necks import FPN, PAN, SPP, NeckChain
+
+    necks = {"fpn": FPN, "pan": PAN}
+    for what, value, known in (
+        ("variant", variant, _WIDTHS),
+        ("interaction", interaction, ("cross_scale", "same_scale", "none")),
+        ("head", head, ("decoupled", "coupled")),
+        ("neck", neck, necks),
+    ):
+        if value not in known:
+            raise ValueError(f"{what} is {value!r}; expected one of {', '.join(known)}.")
+    if not tasks or not set(tasks) <= set(TASKS):
+        raise ValueError(f"tasks is {list(tasks)}; expected some of {', '.join(TASKS)}.")
+    widths = _WIDTHS[variant]
+    narrow = widths.encoder if encoder == "cspdarknet53" else {}
+    trunk: Any = make_encoder(encoder, spatial_dims, in_channels, pretrained=pretrained, **narrow)
+    norm = widths.norm
+    pooling = SPP(spatial_dims, trunk.channels, trunk.strides, norm=norm)
+    pyramid: Any = necks[neck](
+        spatial_dims, pooling.channels, pooling.strides, channels=widths.neck, strides=STRIDES, norm=norm
+    )
+    levels = pyramid.channels, pyramid.strides
+
+    # The joined levels are what stands between a branch's decoder and its head: the heads' own layers come after.
+    branches: dict[str, Branch] = {}
+    if "segmentation" in tasks:
+        towers = LevelTowers(spatial_dims, *levels, channels=widths.neck, norm=norm)
+        climb = YOLOSegmentationDecoder(spatial_dims, towers.channels, towers.strides, channels=widths.climb, norm=norm)
+        mask = SegmentationHead(spatial_dims, climb.channels, climb.strides, output=SEGMENTATION, dropout=dropout)
+        branches["segmentation"] = Branch(towers, DecodingHead(climb, mask), reads="neck")
+    if "detection" in tasks:
+        boxes = DetectionHead(spatial_dims, *levels, DETECTION, norm=norm, dropout=dropout, coupled=head == "coupled")
+        branches["detection"] = Branch(PickLevels(*levels, STRIDES), boxes, reads="neck")
+    exchange = None
+    if len(branches) > 1:
+        exchange = make_interaction(
+            interaction,
+            spatial_dims,
+            {task: (widths.neck,) * len(STRIDES) for task in branches},
+            dict.fromkeys(branches, STRIDES),
+            width=widths.neck,
+            feedforward=4 * widths.neck,
+        )
+    return MultiTaskNet(
+        trunk, branches, neck=NeckChain(pooling, pyramid), interaction=exchange, outputs=outputs, layout=layout
+    )
+
+
+def preprocessing(size: int = SIZE["compact"], in_channels: int = 3, load: bool = True) -> Compose:
+    """Image to network input: load, rows x columns, the longer side to ``size``, ImageNet normalisation.
+
+    The aspect stays. A ``label`` beside the ``image`` takes the same steps in space.
+
+    Args:
+        size: of the longer side in pixels.
+        in_channels: 3 (grey is copied) or 1.
+        load: whether ``image`` is a path; a host that has loaded it already says no.
+    """
+    from mtnet.transforms import picture_chain
+
+    return picture_chain(size, channels=in_channels, load=load)
+
+
+def inferer(
+    window: Sequence[int] | None = None,
+    batch: int = 1,
+    precision: Precision = "float32",
+    layout: Literal["batch", "list"] = "batch",
+    dense: Literal["logits", "probabilities", "labels"] = "logits",
+) -> MultiTaskInferer:
+    """The whole image at once, padded to a multiple of 32.
+
+    Args:
+        window: rows and columns, multiples of 32, to go window by window instead.
+        batch: images, frames or windows in one pass.
+        precision: ``float32``, ``bfloat16`` or ``float16``.
+        layout, dense: see ``MultiTaskInferer``.
+    """
+    from mtnet.inference import MultiTaskInferer
+
+    return MultiTaskInferer(window, 0.25, batch, precision=precision, layout=layout, dense=dense)
+
+
+def postprocessing() -> Compose:
+    """For hosts that show one label map: ``pred`` becomes labels, the boxes go into ``result`` as JSON."""
+    from monai.transforms import Activationsd, AsDiscreted, Compose
+
+    from mtnet.transforms import ResultJsond, SplitOutputsd
+
+    return Compose(
+        [
+            SplitOutputsd(keys="pred"),
+            Activationsd(keys="pred", sigmoid=True),
+            AsDiscreted(keys="pred", threshold=SEGMENTATION.threshold),
+            ResultJsond(keys=f"pred_{DETECTION.name}", allow_missing_keys=True),
+        ]
+    )
+
+
+def loss(
+    weights: Mapping[str, float] | None = None,
+    weighting: Literal["fixed", "uncertainty"] = "fixed",
+    assigner: Literal["simota", "atss"] = "simota",
+    box: Literal["ciou", "giou"] | None = None,
+    spatial_dims: int = 2,
+) -> MultiTaskLoss:
+    """L_det + L_seg over the outputs ``lesions`` and ``pred``.
+
+    Detection: box loss, BCE of the class (its target the IoU of the predicted box) and of the IoU output, each a
+    positive cell, the box loss five times (YOLOX's balance). Segmentation: BCE and Dice.
+
+    Args:
+        weights: by output; 1 where not given.
+        weighting: ``fixed``, or ``uncertainty`` for learned ones.
+        assigner: which cells answer for an object, ``simota`` or ``atss``.
+        box: ``ciou`` (2D only; the default there) or ``giou``.
+        spatial_dims: 2 or 3.
+    """
+    from mtnet.losses import BinarySegmentationLoss, DenseDetectionLoss, MultiTaskLoss
+
+    detection = DenseDetectionLoss(
+        DETECTION,
+        spatial_dims,
+        assigner,
+        box=box or ("ciou" if spatial_dims == 2 else "giou"),
+        confidence="bce",
+        term_weights={"box": 5.0},
+    )
+    return MultiTaskLoss(
+        {DETECTION.name: detection, SEGMENTATION.name: BinarySegmentationLoss()}, weights, weighting=weighting
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Widths:
+    encoder: Mapping[str, Any]
+    neck: int
+    climb: tuple[int, ...]
+    norm: str
+
+
+_WIDTHS = {
+    "compact": _Widths({"norm": "group", "width": 16}, 96, (64, 32, 16, 8), "group"),
+    "published": _Widths({}, 256, (128, 64, 32, 16), "batch"),
+}

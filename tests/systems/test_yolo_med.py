@@ -1,0 +1,92 @@
+"""YOLO-Med's parts against their counts, its switches, and what its loss weighs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mtnet.systems.yolo_med import DETECTION, loss, network
+from tests.systems.made import image, parameters, perturbed, truth
+
+
+def test_the_published_parts_have_their_parameters():
+    with torch.device("meta"):
+        net = network("published")
+        alone = network("published", tasks=["detection"])
+    pooling, pyramid = net.neck.necks
+    parts = [parameters(part) for part in (net.encoder, pooling, pyramid, net.branches["detection"])]
+    assert parts == [26_617_184, 2_624_512, 2_231_296, 7_088_658]
+    assert parameters(alone) == sum(parts) == 38_561_650
+    assert parameters(net.interaction.layer) == 789_760
+
+
+def test_640_pixels_give_8400_cells():
+    with torch.device("meta"):
+        answers = network("published").eval()(torch.zeros(1, 3, 640, 640))
+    cells = [answers[name].flatten(2).shape for name in DETECTION.tensor_names]
+    assert cells == [(1, 6, 6400), (1, 6, 1600), (1, 6, 400)]
+
+
+@pytest.mark.parametrize("interaction", ["cross_scale", "same_scale"])
+def test_the_interaction_is_the_identity_before_it_is_trained(interaction):
+    net, plain = network(interaction=interaction).eval(), network(interaction="none").eval()
+    assert plain.interaction is None
+    own = net.state_dict()
+    plain.load_state_dict({name: own[name] for name in plain.state_dict()})
+    with torch.inference_mode():
+        joined, apart = net(image("yolo_med")), plain(image("yolo_med"))
+        moved = perturbed(net)(image("yolo_med"))
+    assert all(torch.equal(joined[name], apart[name]) for name in apart)
+    assert all(not torch.equal(moved[name], apart[name]) for name in apart)
+
+
+def test_without_an_interaction_no_decoder_learns_from_the_other_task():
+    gradients = {}
+    for interaction in ("none", "cross_scale"):
+        net = perturbed(network(interaction=interaction))
+        only_boxes = loss({"pred": 0.0})
+        only_boxes(net(image("yolo_med")), truth("yolo_med"))[0].backward()
+        towers = net.branches["segmentation"].decoder.parameters()
+        gradients[interaction] = sum(float(p.grad.abs().sum()) for p in towers if p.grad is not None)
+    assert gradients["none"] == 0 < gradients["cross_scale"]
+
+
+def test_a_coupled_head_is_smaller_and_answers_alike():
+    with torch.device("meta"):
+        whole, coupled = network("published"), network("published", head="coupled")
+        # Two 3-wide convolutions with norm a level are gone.
+        assert parameters(whole) - parameters(coupled) == 3 * 2 * (9 * 256 * 256 + 2 * 256)
+        shapes = [{n: x.shape for n, x in net(torch.zeros(1, 3, 64, 64)).items()} for net in (whole, coupled)]
+    assert shapes[0] == shapes[1]
+
+
+@pytest.mark.parametrize("options", [{"neck": "pan"}, {"encoder": "resnet18"}, {"encoder": "efficientnet_b0"}])
+def test_other_necks_and_encoders_fit(options):
+    with torch.inference_mode():
+        answers = network(**options).eval()(image("yolo_med"))
+    assert answers["pred"].shape == (2, 1, 64, 96) and answers["lesions_s32"].shape == (2, 6, 2, 3)
+
+
+@pytest.mark.parametrize("options", [{"interaction": "telepathy"}, {"head": "lost"}, {"neck": "giraffe"}])
+def test_an_unknown_switch_is_refused_by_name(options):
+    with pytest.raises(ValueError, match=f"{next(iter(options))} is '{next(iter(options.values()))}'; expected one of"):
+        network(**options)
+
+
+def test_the_total_is_the_sum_of_both_tasks_or_learned():
+    net = network()
+    answers, targets = net(image("yolo_med")), truth("yolo_med")
+    total, terms = loss()(answers, targets)
+    names = {"lesions/box", "lesions/class", "lesions/quality", "pred/dice", "pred/cross_entropy"}
+    assert set(terms) == names
+    assert total.item() == pytest.approx(sum(float(v) for v in terms.values()), rel=1e-5)
+    learned = loss(weighting="uncertainty")
+    # s is 0 at first: e^0 L + 0.
+    assert learned(answers, targets)[0].item() == pytest.approx(total.item(), rel=1e-5)
+    assert parameters(learned) == 2
+
+
+@pytest.mark.parametrize("options", [{"assigner": "atss"}, {"box": "giou"}])
+def test_other_assignments_and_boxes_are_one_argument(options):
+    total, _ = loss(**options)(network()(image("yolo_med")), truth("yolo_med"))
+    assert bool(total.isfinite())
