@@ -17,6 +17,7 @@ from mtnet.cases import Case, Clip, Item, ReadOptions, items_of, read_image_item
 from mtnet.inference.cost import CostMeter, NoMeter
 from mtnet.inference.decode import decode_global, decode_lesions, hashed_uid, reconstruction_error
 from mtnet.inference.input_check import check_image, check_lungs, settle
+from mtnet.inference.mask_lesions import lesions_of_mask
 from mtnet.io.scan import scan
 from mtnet.structures import (
     Findings,
@@ -105,6 +106,10 @@ class Predictor:
         self.preprocessing = _without_loader(preprocessing)
         self.inferer = inferer
         self.inferer.device = device
+        # Without boxes the parts of the mask are the lesions of an image, and their probability is the score.
+        self.masks_tell_lesions = self.spatial_dims == 2 and not any(spec.kind == "boxes" for spec in network.outputs)
+        if self.masks_tell_lesions:
+            self.inferer.plan = replace(self.inferer.plan, keep_probabilities=True)
         self.model = model
         self.device = device
         self.domain = domain
@@ -354,6 +359,10 @@ class Predictor:
         if spec.kind == "dense" and spec.labels:
             if spec.name == "pred" or made.label_map is None:
                 made.label_map = Volume(_deep(outputs.dense[spec.name].array), volume.geometry, "SEG")
+                if self.masks_tell_lesions and case.scale is not None:
+                    made.lesions, made.lesion_map, made.lines = lesions_of_mask(
+                        outputs.dense[spec.name], spec, geometry=volume.geometry, uid_seed=seed, scale=case.scale
+                    )
         elif spec.kind == "dense":
             redrawn = Volume(_deep(outputs.dense[spec.name].array), volume.geometry, volume.modality)
             made.reconstruction = redrawn

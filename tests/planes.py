@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,9 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 from torch import Tensor, nn
 
+from mtnet.bundle import Bundle
 from mtnet.inference import MultiTaskInferer
+from mtnet.nets import save_state
 from mtnet.predictor import Predictor
 from mtnet.structures import InputDomain, Label, ModelInfo, OutputSpec
 
@@ -137,3 +141,37 @@ def region(corners: tuple[int, int, int, int], delta_cm: tuple[float, float]) ->
     item.RegionLocationMinX0, item.RegionLocationMinY0, item.RegionLocationMaxX1, item.RegionLocationMaxY1 = corners
     item.PhysicalDeltaX, item.PhysicalDeltaY = delta_cm
     return item
+
+
+def write_flat_bundle(folder: Path, **domain: Any) -> Path:
+    """A bundle of the chest-CT network in 2D with random weights, for grey pictures, seen whole at 64 x 96."""
+    (folder / "configs").mkdir(parents=True)
+    (folder / "models").mkdir()
+    transforms = [
+        {"_target_": "monai.transforms.EnsureChannelFirstd", "keys": "image"},
+        {"_target_": "monai.transforms.Orientationd", "keys": "image", "axcodes": "PL", "labels": None},
+        {"_target_": "monai.transforms.ScaleIntensityRanged", "keys": "image", "a_min": 0, "a_max": 255, "b_min": 0,
+         "b_max": 1},
+        {"_target_": "monai.transforms.Resized", "keys": "image", "spatial_size": [64, 96]},
+    ]  # fmt: skip
+    config = {
+        "network_def": {"_target_": "mtnet.systems.chest_ct.network", "spatial_dims": 2},
+        "preprocessing": {"_target_": "monai.transforms.Compose", "transforms": transforms},
+        "inferer": {"_target_": "mtnet.inference.MultiTaskInferer", "roi_size": None, "sw_batch_size": 2},
+    }
+    (folder / "configs" / "inference.json").write_text(json.dumps(config), encoding="utf-8")
+    metadata = {"name": "flat", "version": "0.1", "training_data": "nothing"}
+    (folder / "configs" / "metadata.json").write_text(json.dumps(metadata), encoding="utf-8")
+    bundle = Bundle.read(folder)
+    torch.manual_seed(0)
+    network = bundle.build("network_def")
+    for level in network.branches["detection"].head.levels:
+        for layer in (level.classes, level.quality):
+            nn.init.normal_(layer.weight, std=0.3)
+            nn.init.constant_(layer.bias, 0.0)
+    save_state(network, bundle.weights)
+    metadata["weights_sha256"] = hashlib.sha256(bundle.weights.read_bytes()).hexdigest()
+    declared = {"spatial_dims": 2, "colour": "grey", **domain}
+    text = json.dumps({**metadata, "input_domain": declared})
+    (folder / "configs" / "metadata.json").write_text(text, encoding="utf-8")
+    return folder

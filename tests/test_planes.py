@@ -9,11 +9,12 @@ import pytest
 from monai.transforms import Compose
 from PIL import Image
 
+from mtnet.inference import MultiTaskInferer
 from mtnet.predictor import Predictor, ReadOptions
-from mtnet.structures import RefusedError
+from mtnet.structures import InputDomain, RefusedError
 from tests.builders import write_ct_series
 from tests.bundles import blob_predictor
-from tests.planes import PHOTO, US, chain, region, save, spot, spot_predictor, write_dicom
+from tests.planes import MODEL, PHOTO, PRED, US, SpotNet, chain, region, save, spot, spot_predictor, write_dicom
 
 pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR:UserWarning")
 SHAPE, LOW, HIGH = (101, 67), (30, 12), (54, 31)
@@ -131,3 +132,25 @@ def test_colour_and_modality_are_held_against_the_domain(tmp_path: Path) -> None
     found = spot_predictor(modalities=("US",)).run(photo, ReadOptions(allow_outside=True))
     assert "modality_outside" in found.report.codes
     assert "modality_unknown" in spot_predictor(modalities=("US",)).run(path).report.codes
+
+
+def test_without_boxes_the_parts_of_the_mask_are_the_lesions(tmp_path: Path) -> None:
+    shape = (151, 101)
+    pixels = np.maximum(spot(shape, LOW, HIGH), spot(shape, (70, 40), (76, 50)))
+    pixels[60, 5] = 230
+    path = save(tmp_path / "a.png", pixels)
+    network = SpotNet()
+    network.outputs = (PRED,)
+    predictor = Predictor(
+        network, chain(), MultiTaskInferer(None), MODEL, domain=InputDomain(spatial_dims=2, colour="any")
+    )
+    found = predictor.run(path)
+    boxes = {lesion.box_index for lesion in found.lesions}
+    assert boxes == {(29.5, 11.5, -0.5, 53.5, 30.5, 0.5), (69.5, 39.5, -0.5, 75.5, 49.5, 0.5)}
+    assert found.lesion_map is not None and found.label_map is not None
+    for lesion in found.lesions:
+        owned = found.lesion_map.array[0] == lesion.number
+        assert owned.sum() == lesion.mask_voxels == lesion.measures["area_px"]
+        assert 0.99 < lesion.score <= 1.0
+    assert (found.label_map.array == 1).sum() == (found.lesion_map.array > 0).sum() + 1
+    assert {"lesions_from_mask", "specks_in_mask"} <= set(found.report.codes)
