@@ -4,38 +4,33 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mtnet.bundle import Bundle, BundleError
 from mtnet.cases import Case, Clip, Item, ReadOptions, items_of, read_image_item, read_volume_item
+from mtnet.decoded import Decoded, drawn_labels
 from mtnet.inference.cost import CostMeter, NoMeter
-from mtnet.inference.decode import decode_global, decode_lesions, hashed_uid, reconstruction_error
+from mtnet.inference.decode import hashed_uid
 from mtnet.inference.input_check import check_image, check_lungs, settle
-from mtnet.inference.mask_lesions import lesions_of_mask
 from mtnet.io.scan import scan
 from mtnet.structures import (
     Findings,
     Frame,
     Geometry,
     Image,
-    ImageClass,
     InputDomain,
     InputReport,
-    Label,
-    Lesion,
     ModelInfo,
     OutputSpec,
     Plane,
     RefusedError,
     ReportLine,
     Study,
-    Volume,
 )
 
 if TYPE_CHECKING:
@@ -308,10 +303,19 @@ class Predictor:
         options = self._options(case)
         source = case.source.sop_instance_uid or case.source.series_instance_uid or case.source.file_name
         seed = "|".join((source, self.model.weights_sha256, *options))
-        made = _Parts()
+        made = Decoded()
         with case.meter.stage("decode"):
             for spec in self.network.outputs:
-                self._decode(spec, case, answers, hashed_uid(seed, *options.values()), made)
+                made.add(
+                    spec,
+                    case,
+                    outputs,
+                    grid=answers.grid,
+                    uid_seed=hashed_uid(seed, *options.values()),
+                    region=answers.region.mask.numpy() if answers.region else None,
+                    values=self.inferer.region.hu_window if self.inferer.region else None,
+                    masks_tell_lesions=self.masks_tell_lesions,
+                )
         regional = answers.region.lines if answers.region else ()
         return Findings(
             geometry=volume.geometry,
@@ -319,7 +323,7 @@ class Predictor:
             model=self.model,
             lesions=made.lesions,
             image_classes=made.image_classes,
-            labels=tuple(label for spec in self.network.outputs if spec.name == "pred" for label in _drawn(spec)),
+            labels=tuple(label for spec in self.network.outputs if spec.name == "pred" for label in drawn_labels(spec)),
             label_map=made.label_map,
             lesion_map=made.lesion_map,
             reconstruction=made.reconstruction,
@@ -353,43 +357,6 @@ class Predictor:
     def _settled(self, lines: tuple[ReportLine, ...], case: Case) -> tuple[ReportLine, ...]:
         return settle(lines, strict=case.options.strict, allow_outside=case.options.allow_outside)
 
-    def _decode(self, spec: OutputSpec, case: Case, answers: Answers, seed: str, made: _Parts) -> None:
-        """Add what one output says to ``made``."""
-        volume, outputs = case.volume, answers.outputs
-        if spec.kind == "dense" and spec.labels:
-            if spec.name == "pred" or made.label_map is None:
-                made.label_map = Volume(_deep(outputs.dense[spec.name].array), volume.geometry, "SEG")
-                if self.masks_tell_lesions and case.scale is not None:
-                    made.lesions, made.lesion_map, made.lines = lesions_of_mask(
-                        outputs.dense[spec.name], spec, geometry=volume.geometry, uid_seed=seed, scale=case.scale
-                    )
-        elif spec.kind == "dense":
-            redrawn = Volume(_deep(outputs.dense[spec.name].array), volume.geometry, volume.modality)
-            made.reconstruction = redrawn
-            # Normalised values are not those of the source, and have no error against it.
-            if spec.units != "normalised" and redrawn.array.shape == volume.array.shape:
-                made.reconstruction_error = reconstruction_error(
-                    volume,
-                    redrawn,
-                    region=answers.region.mask.numpy() if answers.region else None,
-                    region_geometry=answers.grid,
-                    limits=self.inferer.region.hu_window if self.inferer.region else None,
-                    units=spec.units,
-                )
-        elif spec.kind == "boxes":
-            # Dense outputs come before boxes in every network, so the label map is there.
-            made.lesions, made.lesion_map, made.lines = decode_lesions(
-                outputs.boxes[spec.name],
-                spec,
-                image_geometry=answers.grid,
-                geometry=volume.geometry,
-                uid_seed=seed,
-                label_map=None if made.label_map is None else made.label_map.array,
-                plane=case.scale,
-            )
-        elif spec.kind == "global":
-            made.image_classes = (*made.image_classes, *decode_global(outputs.global_[spec.name], spec))
-
     def _options(self, case: Case) -> dict[str, str]:
         plan, region = self.inferer.plan, self.inferer.region
         return {
@@ -401,29 +368,6 @@ class Predictor:
             "outputs": ",".join(spec.name for spec in self.network.outputs),
             "repaired": "yes" if any(line.severity == "repaired" for line in case.volume.report) else "no",
         }
-
-
-def _drawn(spec: OutputSpec) -> tuple[Label, ...]:
-    """The labels of a label map that are not its background."""
-    return tuple(label for label in spec.labels if label.value != spec.background)
-
-
-def _deep(array: NDArray[np.generic]) -> NDArray[np.generic]:
-    """``(C, i, j)`` of a 2D image as one slice; a volume as it is."""
-    return array[..., None] if array.ndim == 3 else array
-
-
-@dataclass(slots=True)
-class _Parts:
-    """What has been decoded so far."""
-
-    lesions: tuple[Lesion, ...] = ()
-    lesion_map: Volume | None = None
-    label_map: Volume | None = None
-    reconstruction: Volume | None = None
-    reconstruction_error: Mapping[str, float] = field(default_factory=dict)
-    image_classes: tuple[ImageClass, ...] = ()
-    lines: tuple[ReportLine, ...] = ()
 
 
 def _windows_line(report: InputReport, outputs: Outputs) -> InputReport:
