@@ -117,7 +117,7 @@ def network(
     return MultiTaskNet(trunk, {"segmentation": branch}, neck=neck, outputs=outputs, layout=layout)
 
 
-def preprocessing(size: Sequence[int] = SIZE, in_channels: int = 3, load: bool = True) -> Compose:
+def preprocessing(size: Sequence[int] = SIZE, in_channels: int = 3, load: bool = True, mask: bool = True) -> Compose:
     """Image to network input: load, rows x columns, resize each axis to its own size, ImageNet normalisation.
 
     A ``label`` beside the ``image`` takes the same steps in space.
@@ -126,10 +126,11 @@ def preprocessing(size: Sequence[int] = SIZE, in_channels: int = 3, load: bool =
         size: rows and columns, multiples of 32.
         in_channels: 3 (grey is copied) or 1.
         load: whether ``image`` is a path; a host that has loaded it already says no.
+        mask: ``label`` is a mask picture; with more labels than one it holds class numbers.
     """
     from mtnet.transforms import picture_chain
 
-    return picture_chain((size[0], size[1]), channels=in_channels, load=load)
+    return picture_chain((size[0], size[1]), channels=in_channels, load=load, mask=mask)
 
 
 def inferer(

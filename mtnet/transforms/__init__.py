@@ -2,10 +2,11 @@
 
 from mtnet.transforms.hosts import ResultJsond, SplitOutputsd
 from mtnet.transforms.nodule_patch import DrawNoduled, NodulePatchd
-from mtnet.transforms.pictures import PictureChannelsd, PictureRanged, picture_chain
+from mtnet.transforms.pictures import MaskPictured, PictureChannelsd, PictureRanged, picture_chain
 
 __all__ = [
     "DrawNoduled",
+    "MaskPictured",
     "NodulePatchd",
     "PictureChannelsd",
     "PictureRanged",

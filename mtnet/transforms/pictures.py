@@ -80,21 +80,30 @@ class PictureRanged(MapTransform):  # type: ignore[misc]  # MONAI is not typed
         return changed
 
 
-def picture_chain(
-    size: tuple[int, int] | int,
-    *,
-    channels: int = 3,
-    load: bool = True,
-) -> Compose:
+class MaskPictured(MapTransform):  # type: ignore[misc]  # MONAI is not typed
+    """A mask that was kept as a picture to 0 and 1: what is brighter than half of white, or of 1 where nothing is
+    brighter. JPEG leaves values near 0 and 255, not on them."""
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return a copy of ``data`` with the masks of every key changed."""
+        changed = dict(data)
+        for key in self.key_iterator(changed):
+            values = changed[key].float()
+            changed[key] = (values > (0.5 if float(values.max()) <= 1 else 127.5)).float()
+        return changed
+
+
+def picture_chain(size: tuple[int, int] | int, *, channels: int = 3, load: bool = True, mask: bool = True) -> Compose:
     """A 2D image, and its label map where there is one, to the input of a network.
 
     Load, channels, rows x columns (a transposition that MONAI can invert: the affine goes with it), size, values to
-    0..1, then ImageNet's mean and standard deviation. ``label``, class numbers a pixel, takes the same steps in space.
+    0..1, then ImageNet's mean and standard deviation. ``label`` takes the same steps in space.
 
     Args:
         size: rows and columns, each axis stretched to its own; one number is the longer side, and the aspect is kept.
         channels: 1 or 3.
         load: whether ``image`` and ``label`` are paths; a host that has loaded them already says no.
+        mask: ``label`` is a mask, kept as a picture (see ``MaskPictured``); otherwise it holds class numbers.
     """
     keys = ("image", "label")
     loader = []
@@ -109,6 +118,7 @@ def picture_chain(
             *loader,
             PictureChannelsd(keys="image", channels=channels),
             PictureChannelsd(keys="label", channels=1, allow_missing_keys=True),
+            *([MaskPictured(keys="label", allow_missing_keys=True)] if mask else []),
             EnsureTyped(keys=keys, dtype="float32", allow_missing_keys=True),
             Orientationd(keys=keys, axcodes="PL", labels=None, allow_missing_keys=True),
             Resized(

@@ -9,7 +9,7 @@ from monai.data import MetaTensor
 from PIL import Image as PILImage
 
 from mtnet.structures import Geometry
-from mtnet.transforms import PictureChannelsd, PictureRanged, picture_chain
+from mtnet.transforms import MaskPictured, PictureChannelsd, PictureRanged, picture_chain
 from mtnet.transforms.pictures import IMAGENET_MEAN, IMAGENET_STD
 
 
@@ -65,7 +65,7 @@ def test_a_label_takes_the_same_steps_in_space_and_keeps_its_numbers():
     label = np.zeros((40, 30))
     label[10:20, 4:8] = 2
     item = {"image": loaded(label * 100), "label": loaded(label)}
-    made = picture_chain((60, 80), load=False)(item)
+    made = picture_chain((60, 80), load=False, mask=False)(item)
     assert made["label"].shape == (1, 60, 80) and set(made["label"].unique().tolist()) == {0.0, 2.0}
     np.testing.assert_array_equal(made["label"][0, 8:16, 20:40].numpy(), 2)
     assert float(made["label"].sum()) == 2 * 8 * 20
@@ -95,6 +95,13 @@ def test_8_bits_keep_their_darkness_and_wider_values_are_spread():
     assert ranged({"image": torch.tensor([1000.0, 3000.0, 2000.0])})["image"].tolist() == [0, 1, 0.5]
     assert ranged({"image": torch.full((4,), 900.0)})["image"].tolist() == [0, 0, 0, 0]
     assert ranged({"image": torch.tensor([-100.0, 100.0])})["image"].tolist() == [0, 1]
+
+
+def test_a_mask_is_what_is_brighter_than_half_of_white():
+    masked = MaskPictured("label")
+    assert masked({"label": torch.tensor([0.0, 3.0, 251.0])})["label"].tolist() == [0, 0, 1]
+    assert masked({"label": torch.tensor([0.0, 1.0])})["label"].tolist() == [0, 1]
+    assert masked({"label": torch.tensor([0.0, 6.0])})["label"].tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("shape", [(5,), (4, 5, 6), (3, 4, 5, 6)])
