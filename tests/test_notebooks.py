@@ -55,11 +55,14 @@ def test_the_way_from_a_study_to_its_findings_runs_and_finds_what_was_drawn(exec
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             assert output["output_type"] != "error"
-            assert output.get("name") != "stderr", output["text"]
+            # tqdm, which a hub client imports, says so where ipywidgets is not installed.
+            if output.get("name") == "stderr":
+                assert output["text"].startswith("IProgress not found."), output["text"]
+                assert output["text"].count("\n") == 1, output["text"]
 
     summary = ast.literal_eval(notebook.cells[-1].outputs[-1]["data"]["text/plain"])
     assert summary["drawn"] == 6
-    assert summary["found"] >= 1
+    assert summary["found"] >= 4
     assert 0 < summary["dice"] <= 1
 
     tables = texts(notebook, "text/markdown")

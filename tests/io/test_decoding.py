@@ -132,7 +132,9 @@ def test_daemonic_processes_decode_too(method: str) -> None:
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM", "SIGINT"])
 def test_the_process_ends_with_the_program_however_that_ends(how: str) -> None:
     code = (
-        "import sys, time, psutil; from tests.io.test_decoding import RLE, FORM, POOL; POOL.decode(RLE, FORM);"
+        "import signal, sys, time, psutil; from tests.io.test_decoding import RLE, FORM, POOL;"
+        # A program started in the background inherits that SIGINT is ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler); POOL.decode(RLE, FORM);"
         "print(psutil.Process().children()[0].pid, flush=True); time.sleep(60)"
     )
     root = Path(__file__).parents[2]
