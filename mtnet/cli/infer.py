@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 FAST_HELP = (
     "no overlap of windows and half precision where the device does it well; on drawn chests and a CPU with bfloat16 a "
-    "quarter of the network's time, Dice 0.72 in place of 0.82 (python -m benchmarks.fast_mode --count 2)"
+    "quarter of the network's time, Dice 0.79 in place of 0.88 (python -m benchmarks.fast_mode --count 2)"
 )
 
 
