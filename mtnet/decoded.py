@@ -1,10 +1,10 @@
-"""What the merged outputs of a network say about a case, decoded one output after the other."""
+"""What the merged outputs of a network say about a case, decoded one output after the other, each as its kind is."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from mtnet.cases import Case
 from mtnet.inference.decode import decode_global, decode_lesions, reconstruction_error
 from mtnet.inference.mask_lesions import lesions_of_mask
 from mtnet.structures import Geometry, ImageClass, Label, Lesion, OutputSpec, ReportLine, Volume
+from mtnet.structures.kinds import of_kind
 
 if TYPE_CHECKING:
     from mtnet.inference.plan import Outputs
@@ -28,61 +29,91 @@ class Decoded:
     reconstruction: Volume | None = None
     reconstruction_error: Mapping[str, float] = field(default_factory=dict)
     image_classes: tuple[ImageClass, ...] = ()
+    extras: dict[str, Any] = field(default_factory=dict)
     lines: tuple[ReportLine, ...] = ()
 
-    def add(
-        self,
-        spec: OutputSpec,
-        case: Case,
-        outputs: Outputs,
-        *,
-        grid: Geometry,
-        uid_seed: str,
-        region: NDArray[np.bool_] | None = None,
-        values: tuple[float, float] | None = None,
-        masks_tell_lesions: bool = False,
-    ) -> None:
-        """Add what one output says. Outputs come in the network's order, dense ones before boxes.
 
-        Args:
-            spec: of the output.
-            case: what was read; answers lie on its grid.
-            outputs: all that the engine gave.
-            grid: what the network saw.
-            uid_seed: what identifies source, model and options.
-            region: mask on ``grid`` of where it looked; None is everywhere.
-            values: range to which the image was clipped for the network.
-            masks_tell_lesions: the parts of an image's mask are its lesions, for there are no boxes.
-        """
-        volume = case.volume
-        if spec.kind == "dense" and spec.labels:
-            if spec.name == "pred" or self.label_map is None:
-                dense = outputs.dense[spec.name]
-                self.label_map = Volume(_deep(dense.array), volume.geometry, "SEG")
-                if masks_tell_lesions and case.scale is not None:
-                    self.lesions, self.lesion_map, self.lines = lesions_of_mask(
-                        dense, spec, geometry=volume.geometry, uid_seed=uid_seed, scale=case.scale
-                    )
-        elif spec.kind == "dense":
-            redrawn = Volume(_deep(outputs.dense[spec.name].array), volume.geometry, volume.modality)
-            self.reconstruction = redrawn
-            # Normalised values are not those of the source, and have no error against it.
-            if spec.units != "normalised" and redrawn.array.shape == volume.array.shape:
-                self.reconstruction_error = reconstruction_error(
-                    volume, redrawn, region=region, region_geometry=grid, limits=values, units=spec.units
-                )
-        elif spec.kind == "boxes":
-            self.lesions, self.lesion_map, self.lines = decode_lesions(
-                outputs.boxes[spec.name],
-                spec,
-                image_geometry=grid,
-                geometry=volume.geometry,
-                uid_seed=uid_seed,
-                label_map=None if self.label_map is None else self.label_map.array,
-                plane=case.scale,
+@dataclass(frozen=True, slots=True, eq=False)
+class Seen:
+    """What a decoder may need to know of the case that a network saw.
+
+    Args:
+        case: what was read; answers lie on its grid.
+        outputs: all that the engine gave.
+        grid: what the network saw.
+        uid_seed: what identifies source, model and options.
+        region: mask on ``grid`` of where it looked; None is everywhere.
+        values: range to which the image was clipped for the network.
+        masks_tell_lesions: the parts of an image's mask are its lesions, for there are no boxes.
+    """
+
+    case: Case
+    outputs: Outputs
+    grid: Geometry
+    uid_seed: str
+    region: NDArray[np.bool_] | None = None
+    values: tuple[float, float] | None = None
+    masks_tell_lesions: bool = False
+
+
+Decoder = Callable[[Decoded, OutputSpec, Seen], None]
+"""Adds to what has been decoded what one output says. Outputs come in the network's order, dense ones before boxes.
+
+One of an outside kind finds its merged tensor in ``seen.outputs.extras[spec.name]``, and adds lesions, image classes,
+or under its output's name in ``extras`` what JSON can hold; a key in it carries its unit or frame (``centre_index``).
+"""
+
+
+def decode(made: Decoded, spec: OutputSpec, seen: Seen) -> None:
+    """Add what one output says, by the decoder of its kind.
+
+    Raises:
+        ValueError: an outside kind has no decoder, or its package cannot be loaded.
+    """
+    of_kind(spec.kind, "decoder", DECODERS)(made, spec, seen)
+
+
+def _decode_dense(made: Decoded, spec: OutputSpec, seen: Seen) -> None:
+    volume = seen.case.volume
+    dense = seen.outputs.dense[spec.name]
+    if not spec.labels:
+        made.reconstruction = Volume(_deep(dense.array), volume.geometry, volume.modality)
+        # Normalised values are not those of the source, and have no error against it.
+        if spec.units != "normalised" and made.reconstruction.array.shape == volume.array.shape:
+            made.reconstruction_error = reconstruction_error(
+                volume,
+                made.reconstruction,
+                region=seen.region,
+                region_geometry=seen.grid,
+                limits=seen.values,
+                units=spec.units,
             )
-        elif spec.kind == "global":
-            self.image_classes = (*self.image_classes, *decode_global(outputs.global_[spec.name], spec))
+    elif spec.name == "pred" or made.label_map is None:
+        made.label_map = Volume(_deep(dense.array), volume.geometry, "SEG")
+        if seen.masks_tell_lesions and seen.case.scale is not None:
+            made.lesions, made.lesion_map, made.lines = lesions_of_mask(
+                dense, spec, geometry=volume.geometry, uid_seed=seen.uid_seed, scale=seen.case.scale
+            )
+
+
+def _decode_boxes(made: Decoded, spec: OutputSpec, seen: Seen) -> None:
+    made.lesions, made.lesion_map, made.lines = decode_lesions(
+        seen.outputs.boxes[spec.name],
+        spec,
+        image_geometry=seen.grid,
+        geometry=seen.case.volume.geometry,
+        uid_seed=seen.uid_seed,
+        label_map=None if made.label_map is None else made.label_map.array,
+        plane=seen.case.scale,
+    )
+
+
+def _decode_global(made: Decoded, spec: OutputSpec, seen: Seen) -> None:
+    made.image_classes = (*made.image_classes, *decode_global(seen.outputs.global_[spec.name], spec))
+
+
+DECODERS: dict[str, Decoder] = {"dense": _decode_dense, "boxes": _decode_boxes, "global": _decode_global}
+"""The built-in kinds of output."""
 
 
 def drawn_labels(spec: OutputSpec) -> tuple[Label, ...]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from mtnet.bundle import Bundle, BundleError
 from mtnet.cases import Case, Clip, Item, ReadOptions, items_of, read_image_item, read_volume_item
-from mtnet.decoded import Decoded, drawn_labels
+from mtnet.decoded import Decoded, Seen, decode, drawn_labels
 from mtnet.inference.cost import CostMeter, NoMeter
 from mtnet.inference.decode import hashed_uid
 from mtnet.inference.input_check import check_image, check_lungs, settle
@@ -304,18 +304,18 @@ class Predictor:
         source = case.source.sop_instance_uid or case.source.series_instance_uid or case.source.file_name
         seed = "|".join((source, self.model.weights_sha256, *options))
         made = Decoded()
+        seen = Seen(
+            case,
+            outputs,
+            answers.grid,
+            hashed_uid(seed, *options.values()),
+            region=answers.region.mask.numpy() if answers.region else None,
+            values=self.inferer.region.hu_window if self.inferer.region else None,
+            masks_tell_lesions=self.masks_tell_lesions,
+        )
         with case.meter.stage("decode"):
             for spec in self.network.outputs:
-                made.add(
-                    spec,
-                    case,
-                    outputs,
-                    grid=answers.grid,
-                    uid_seed=hashed_uid(seed, *options.values()),
-                    region=answers.region.mask.numpy() if answers.region else None,
-                    values=self.inferer.region.hu_window if self.inferer.region else None,
-                    masks_tell_lesions=self.masks_tell_lesions,
-                )
+                decode(made, spec, seen)
         regional = answers.region.lines if answers.region else ()
         return Findings(
             geometry=volume.geometry,
@@ -328,6 +328,7 @@ class Predictor:
             lesion_map=made.lesion_map,
             reconstruction=made.reconstruction,
             reconstruction_error=made.reconstruction_error,
+            extras=made.extras,
             report=_windows_line(volume.report, outputs).plus((*answers.lines, *regional, *outputs.lines, *made.lines)),
             costs=tuple(case.meter.costs),
             options=options,

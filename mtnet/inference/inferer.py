@@ -37,6 +37,7 @@ class MultiTaskInferer(Inferer):  # type: ignore[misc]  # MONAI is not typed
       rows that only fill up), then the activated per-lesion channels. M is the most boxes of an item, at least 1:
       hosts take a batch apart along its first axis, so items cannot have different lengths.
     - global: ``(B, C)``, activated.
+    - a kind that an installed package brings: ``(B, M, ...)``, filled up as boxes are.
 
     Args:
         roi_size: window, one size for all axes or one each; None sees the whole image at once, padded at its high end
@@ -114,7 +115,7 @@ class MultiTaskInferer(Inferer):  # type: ignore[misc]  # MONAI is not typed
             grid = _grid_of(inputs, number) if isinstance(inputs, MetaTensor) and image.ndim == 5 else None
             outputs, _ = self.outputs_of(image, view, grid=grid)
             items.append(_tensors(outputs, view.outputs, images.device))
-        rows = {name: max(1, *(item[name].shape[0] for item in items)) for name in _box_names(view.outputs)}
+        rows = {name: max(1, *(item[name].shape[0] for item in items)) for name in _row_names(view.outputs)}
         batch = {name: torch.stack([_filled(item[name], rows.get(name)) for item in items]) for name in items[0]}
         if isinstance(inputs, MetaTensor):
             for spec in view.outputs:
@@ -267,8 +268,9 @@ def _as_wanted(spec: OutputSpec, dense: DenseForm) -> OutputSpec:
     return replace(spec, labels=(), background=0.0, activation="none", temperature=1.0)
 
 
-def _box_names(specs: Sequence[OutputSpec]) -> list[str]:
-    return [spec.name for spec in specs if spec.kind == "boxes"]
+def _row_names(specs: Sequence[OutputSpec]) -> list[str]:
+    """Outputs whose items have as many rows as things were found."""
+    return [spec.name for spec in specs if spec.kind not in ("dense", "global")]
 
 
 def _tensors(outputs: Outputs, specs: Sequence[OutputSpec], device: torch.device) -> dict[str, Tensor]:
@@ -281,6 +283,8 @@ def _tensors(outputs: Outputs, specs: Sequence[OutputSpec], device: torch.device
             made[spec.name] = _rows(outputs.boxes[spec.name])
         elif spec.name in outputs.global_:
             made[spec.name] = outputs.global_[spec.name]
+        elif spec.name in outputs.extras:
+            made[spec.name] = outputs.extras[spec.name]
     return {name: tensor.to(device) for name, tensor in made.items()}
 
 
@@ -294,6 +298,6 @@ def _filled(tensor: Tensor, rows: int | None) -> Tensor:
     """``tensor`` with rows of zeros, so not valid, up to ``rows``; as it is where ``rows`` is None."""
     if rows is None:
         return tensor
-    filled = tensor.new_zeros(rows, tensor.shape[1])
+    filled = tensor.new_zeros(rows, *tensor.shape[1:])
     filled[: len(tensor)] = tensor
     return filled

@@ -1,14 +1,9 @@
-"""How the windows' answers become one: a merger for each kind of output.
-
-A kind that an installed package brings is looked up in the entry-point group ``mtnet.kinds``: the entry's name is the
-kind, and what it loads has an attribute ``merger`` that is called as the mergers here are.
-"""
+"""How the windows' answers become one: a merger for each kind of output (``mtnet.structures.kinds``)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,9 +20,7 @@ from mtnet.inference.plan import DenseOutput, Detections, Plan
 from mtnet.inference.sink import Place, Sink, make_sink
 from mtnet.inference.windows import Layout, importance_map
 from mtnet.structures import LesionChannel, OutputSpec
-
-KIND_GROUP = "mtnet.kinds"
-"""Entry-point group of further kinds of output."""
+from mtnet.structures.kinds import of_kind
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,7 +48,11 @@ class Merger(Protocol):
         """Merge what ``prepare`` gave. Windows come in the layout's order, each once."""
 
     def finish(self) -> Mapping[str, Any]:
-        """The merged outputs by name, once all windows have been committed."""
+        """The merged outputs by name, once all windows have been committed.
+
+        Those of an outside kind are tensors whose first axis counts what was found: where items of a batch have
+        different lengths, rows of zeros fill up, so a row of zeros is to say that there is nothing.
+        """
 
 
 MergerFactory = Callable[[tuple[OutputSpec, ...], Job], Merger]
@@ -67,16 +64,7 @@ def merger_of(kind: str) -> MergerFactory:
     Raises:
         ValueError: nobody knows the kind.
     """
-    if kind in MERGERS:
-        return MERGERS[kind]
-    found = {entry.name: entry for entry in entry_points(group=KIND_GROUP)}
-    if kind not in found:
-        raise ValueError(
-            f"Output kind {kind!r} is unknown; known are {', '.join([*MERGERS, *sorted(found)])}. A package that "
-            f"brings a kind names it in the entry-point group {KIND_GROUP!r}."
-        )
-    factory: MergerFactory = found[kind].load().merger
-    return factory
+    return of_kind(kind, "merger", MERGERS)
 
 
 class DenseMerger:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,7 +129,7 @@ class Outputs:
         windows_total: windows of the whole image.
         windows_run: windows that the network saw.
         region_share: share of the valid image's voxels that lie in the region.
-        extras: results of kinds that installed packages bring.
+        extras: tensors of kinds that installed packages bring, whose first axis counts what was found.
     """
 
     dense: Mapping[str, DenseOutput]
@@ -139,4 +139,4 @@ class Outputs:
     windows_total: int = 0
     windows_run: int = 0
     region_share: float = 1.0
-    extras: Mapping[str, Any] = field(default_factory=dict)
+    extras: Mapping[str, Tensor] = field(default_factory=dict)

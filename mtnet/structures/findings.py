@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from mtnet.structures.geometry import Geometry
 from mtnet.structures.labels import Label
@@ -161,6 +162,7 @@ class Findings:
         lesion_map: ``(1, i, j, k)`` uint16 of lesion numbers, or None.
         reconstruction: the image as the network redraws it, in the input's units, or None.
         reconstruction_error: a key with its unit (``mean_absolute_error_hu``) to its value over the region.
+        extras: what outputs of kinds that installed packages bring say, by output name, as JSON can hold it.
         report: everything noticed about the input and during the run.
         costs: seconds and memory by stage.
         options: the options that change the answers (window, overlap, precision, tasks...), as text.
@@ -177,6 +179,7 @@ class Findings:
     lesion_map: Volume | None = None
     reconstruction: Volume | None = None
     reconstruction_error: Mapping[str, float] = field(default_factory=dict)
+    extras: Mapping[str, Any] = field(default_factory=dict)
     report: InputReport = field(default_factory=InputReport)
     costs: tuple[StageCost, ...] = ()
     options: Mapping[str, str] = field(default_factory=dict)

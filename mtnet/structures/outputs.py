@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from mtnet.structures.kinds import check_kind
 from mtnet.structures.labels import Label
 
 Activation = Literal["none", "softmax", "sigmoid"]
@@ -34,7 +35,7 @@ class OutputSpec:
         name: key of the output; the primary dense one is ``pred``.
         kind: ``dense``, ``boxes``, ``global`` or a kind that an installed package brings.
         labels: dense and global: one a channel, in channel order; boxes: the lesion classes.
-        strides: one for a dense output, one a level for boxes, empty for global.
+        strides: one for a dense output, one a level for boxes, empty for global; an outside kind may have any number.
         activation: turns logits into probabilities, or ``none`` for values.
         pooling: how a global output is merged over windows.
         background: label value (dense with labels) or value (dense without) outside the region.
@@ -62,6 +63,7 @@ class OutputSpec:
     def __post_init__(self) -> None:
         if not self.name.isidentifier():
             raise ValueError(f"OutputSpec.name is {self.name!r}; expected an identifier such as 'pred'.")
+        check_kind(self.kind)
         if self.activation not in get_args(Activation):
             raise ValueError(f"OutputSpec.activation of {self.name!r} is {self.activation!r}.")
         if self.pooling not in get_args(Pooling):
@@ -80,8 +82,11 @@ class OutputSpec:
 
     @property
     def tensor_names(self) -> tuple[str, ...]:
-        """Keys of its tensors in the network's answer: its name, or one a level (``boxes_s4``, ``boxes_s8``)."""
-        if self.kind == "boxes":
+        """Keys of its tensors in the network's answer: its name, or one a level (``boxes_s4``, ``boxes_s8``).
+
+        Boxes have one a level always, others where they have several strides.
+        """
+        if self.kind == "boxes" or len(self.strides) > 1:
             return tuple(f"{self.name}_s{stride}" for stride in self.strides)
         return (self.name,)
 

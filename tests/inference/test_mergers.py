@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from mtnet.inference import mergers
+from mtnet.inference import MultiTaskInferer
 from mtnet.inference.engine import run
 from mtnet.inference.plan import Plan
-from mtnet.structures import Label, OutputSpec
+from mtnet.structures import Label, OutputSpec, kinds
 from tests.inference.toy_nets import BOX_SIZE, IMAGE, PRED, BlobNet, DenseNet, ImageNet
 
 
@@ -180,21 +180,23 @@ class Counts:
     """Merger of a kind of its own: how many voxels above 0 all windows saw together."""
 
     def __init__(self, specs, job):
-        self.total = {spec.name: 0 for spec in specs}
+        self.total = {spec.name: torch.zeros(1, 1) for spec in specs}
 
     def prepare(self, windows, tensors):
         return tensors
 
     def commit(self, windows, prepared):
         for name in self.total:
-            self.total[name] += int(prepared[name].sum())
+            self.total[name] += prepared[name].sum()
 
     def finish(self):
         return self.total
 
 
 class CountNet(nn.Module):
-    outputs = (OutputSpec("voxels", "count"),)
+    def __init__(self):
+        super().__init__()
+        self.outputs = (OutputSpec("voxels", "count"),)
 
     def forward(self, image):
         return {"voxels": (image > 0).flatten(1).sum(1)}
@@ -205,11 +207,13 @@ def test_a_kind_that_an_installed_package_brings_is_merged_by_its_own_merger(mon
         assert group == "mtnet.kinds"
         return [SimpleNamespace(name="count", load=lambda: SimpleNamespace(merger=Counts))]
 
-    monkeypatch.setattr(mergers, "entry_points", entries)
+    monkeypatch.setattr(kinds, "entry_points", entries)
     image = planted((32, 32), [(3, 3), (20, 20), (21, 20)])
-    assert run(CountNet(), image, Plan(window=(8, 8), overlap=0.0)).extras == {"voxels": 3}
+    assert run(CountNet(), image, Plan(window=(8, 8), overlap=0.0)).extras == {"voxels": torch.tensor([[3.0]])}
+    batch = MultiTaskInferer((8, 8), 0.0)(torch.cat([image, torch.zeros_like(image)]), CountNet())
+    assert batch["voxels"].tolist() == [[[3.0]], [[0.0]]]
 
 
 def test_a_kind_that_nobody_knows_is_named_with_those_that_are_known():
     with pytest.raises(ValueError, match="'count' is unknown; known are dense, boxes, global"):
-        run(CountNet(), torch.zeros(1, 1, 8, 8), Plan(window=(8, 8)))
+        CountNet()
