@@ -31,8 +31,8 @@ from mtnet.structures import (
     StageCost,
 )
 
-SCHEMA_VERSION = "1.2"
-_KNOWN_VERSIONS = ("1.1", SCHEMA_VERSION)
+SCHEMA_VERSION = "1.3"
+_KNOWN_VERSIONS = ("1.1", "1.2", SCHEMA_VERSION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def findings_to_dict(
     """The document, as plain Python that ``json`` can write.
 
     A volume's document is one of version 1.1, so that older readers take it; that of a 2D image or clip is of 1.2, and
-    holds nothing in world millimetres. Places and lengths are rounded to 1e-4, scores to 1e-6; the affine, image-class
+    holds nothing in world millimetres; ``extras`` need 1.3. Places and lengths are rounded to 1e-4, scores to 1e-6; the affine, image-class
     probabilities and thresholds keep every digit. Study and series appear by UID only; volumes are not part of it.
 
     Args:
@@ -75,7 +75,7 @@ def findings_to_dict(
 
     source, model, plane = findings.source, findings.model, findings.plane
     return {
-        "schema_version": _KNOWN_VERSIONS[0] if plane is None else SCHEMA_VERSION,
+        "schema_version": _version(findings),
         "notice": full_notice(model),
         "software": {"name": "mtnet", "version": __version__},
         "model": {
@@ -119,6 +119,7 @@ def findings_to_dict(
         ],
         "image_classes": _classes_to_list(findings),
         "reconstruction_error": {key: float(value) for key, value in findings.reconstruction_error.items()},
+        **_extras(findings),
         "report": [
             {"code": line.code, "severity": line.severity, "message": line.message, "where": line.where}
             for line in findings.report
@@ -145,6 +146,17 @@ def findings_to_dict(
     }
 
 
+def _version(findings: Findings) -> str:
+    """The oldest version that has a place for everything in it."""
+    if findings.extras:
+        return "1.3"
+    return "1.1" if findings.plane is None else "1.2"
+
+
+def _extras(findings: Findings) -> dict[str, Any]:
+    return {"extras": dict(findings.extras)} if findings.extras else {}
+
+
 def frame_to_dict(findings: Findings, frame: int, time_ms: float | None, latency_ms: float) -> dict[str, Any]:
     """What was found on one frame of a clip, for one line of ``frames.jsonl``.
 
@@ -160,6 +172,7 @@ def frame_to_dict(findings: Findings, frame: int, time_ms: float | None, latency
         "latency_ms": round(latency_ms, _PLACE),
         "lesions": [_flat_lesion_to_dict(lesion, findings.geometry) for lesion in findings.lesions],
         "image_classes": _classes_to_list(findings),
+        **_extras(findings),
     }
 
 
@@ -196,7 +209,7 @@ def read_findings_json(path: Path) -> Findings:
     if version not in _KNOWN_VERSIONS:
         raise ValueError(
             f"{Path(path).name} has schema_version {version!r}; this version of mtnet reads "
-            f"{' and '.join(_KNOWN_VERSIONS)}."
+            f"{', '.join(_KNOWN_VERSIONS)}."
         )
     check_document(document)
     source, grid = document["source"], document["grid"]
@@ -231,6 +244,7 @@ def read_findings_json(path: Path) -> Findings:
             for la in document["labels"]
         ),
         reconstruction_error=document["reconstruction_error"],
+        extras=document.get("extras", {}),
         report=InputReport(tuple(ReportLine(**line) for line in document["report"])),
         costs=tuple(StageCost(**cost) for cost in document["costs"]),
         options=document["options"],

@@ -200,3 +200,13 @@ def test_a_lesion_of_one_voxel_survives(tmp_path: Path) -> None:
     findings = dataclasses.replace(findings_on(geometry, [mask]), lesions=(lesion_of(1, mask, geometry, 1.0),))
     write_findings_json(findings, tmp_path / "findings.json")
     assert read_findings_json(tmp_path / "findings.json").lesions[0].centre_lps_mm == (2.0, 3.0, 4.0)
+
+
+def test_what_an_outside_kind_decodes_to_comes_back_and_alone_needs_the_newest_schema(
+    findings: Findings, tmp_path: Path
+) -> None:
+    told = dataclasses.replace(findings, extras={"marks": [{"label": "carina", "centre_index": [3.5, 4.0, 5.0]}]})
+    write_findings_json(told, tmp_path / "findings.json")
+    assert read_findings_json(tmp_path / "findings.json").extras == told.extras
+    assert json.loads((tmp_path / "findings.json").read_text())["schema_version"] == "1.3"
+    assert "extras" not in findings_to_dict(findings) and findings_to_dict(findings)["schema_version"] == "1.1"
