@@ -63,8 +63,9 @@ def findings_to_dict(
     """The document, as plain Python that ``json`` can write.
 
     A volume's document is one of version 1.1, so that older readers take it; that of a 2D image or clip is of 1.2, and
-    holds nothing in world millimetres; ``extras`` need 1.3. Places and lengths are rounded to 1e-4, scores to 1e-6; the affine, image-class
-    probabilities and thresholds keep every digit. Study and series appear by UID only; volumes are not part of it.
+    holds nothing in world millimetres; ``extras`` need 1.3. Places and lengths are rounded to 1e-4, scores to 1e-6; the
+    affine, image-class probabilities and thresholds keep every digit. Study and series appear by UID only; volumes are
+    not part of it.
 
     Args:
         findings: what to tell.
