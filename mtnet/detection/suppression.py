@@ -8,19 +8,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mtnet.detection.overlap import box_dims
+from mtnet.detection.tiles import TILE_COLUMNS, TILE_ROWS, Floats, box_columns, overlap_tile
 
-_Floats = NDArray[np.float64]
 _Indices = NDArray[np.int64]
 
 _BLOCK = 256
 """Boxes judged together."""
-
-_KEPT_AT_ONCE = 512
-"""Kept boxes that some boxes of a block are held against at once."""
-
-_ROWS_AT_ONCE = 64
-"""Boxes of a block that are held against kept ones at once. Three tiles of 64 x 512 float64 fit into the second-level
-cache of a core; ten thousand boxes that all stay then take a quarter of a second, four times that in larger tiles."""
 
 _RELATIVE_TOLERANCE = 1e-9
 """An IoU within this of the threshold equals it, and does not suppress: far above float64 rounding, far below the
@@ -50,7 +43,7 @@ def suppress(
     Raises:
         ValueError: shapes do not fit, a value is not finite, or the threshold is outside 0..1.
     """
-    dims = box_dims(box_index)
+    box_dims(box_index)
     n_boxes = box_index.shape[0]
     if box_index.ndim != 2 or score.shape != (n_boxes,) or (label is not None and label.shape != (n_boxes,)):
         label_shape = None if label is None else tuple(label.shape)
@@ -60,29 +53,28 @@ def suppress(
         )
     if not 0.0 <= iou_threshold <= 1.0:
         raise ValueError(f"iou_threshold is {iou_threshold}; expected 0..1.")
-    boxes: _Floats = box_index.detach().double().cpu().numpy()
-    scores: _Floats = score.detach().double().cpu().numpy()
+    boxes: Floats = box_index.detach().double().cpu().numpy()
+    scores: Floats = score.detach().double().cpu().numpy()
     if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
         raise ValueError("suppress got a box or a score that is not finite; the network's answer is not usable.")
     order: _Indices = np.argsort(-scores, kind="stable")
     classes = np.zeros(n_boxes, np.int64) if label is None else label.detach().cpu().numpy().astype(np.int64)
     limit = n_boxes if max_boxes is None else max_boxes
-    kept = _greedy(boxes[order], classes[order], dims, iou_threshold, limit)
+    kept = _greedy(boxes[order], classes[order], iou_threshold, limit)
     return torch.from_numpy(order[kept]).to(box_index.device)
 
 
-def _greedy(boxes: _Floats, classes: _Indices, dims: int, threshold: float, limit: int) -> _Indices:
+def _greedy(boxes: Floats, classes: _Indices, threshold: float, limit: int) -> _Indices:
     """Positions that are kept of boxes in falling order of score."""
-    low, high = boxes[:, :dims], boxes[:, dims:]
-    overlaps = _Overlap(low, high, classes, threshold * (1 + _RELATIVE_TOLERANCE))
+    overlaps = _Overlap(boxes, classes, threshold * (1 + _RELATIVE_TOLERANCE))
     kept: _Indices = np.zeros(0, np.int64)
     for start in range(0, len(boxes), _BLOCK):
         if len(kept) >= limit:
             break
         block: _Indices = np.arange(start, min(start + _BLOCK, len(boxes)))
         # The best of the kept ones drop the most, so later ones are held against fewer.
-        for place in range(0, len(kept), _KEPT_AT_ONCE):
-            block = block[~overlaps.any_above(block, kept[place : place + _KEPT_AT_ONCE])]
+        for place in range(0, len(kept), TILE_COLUMNS):
+            block = block[~overlaps.any_above(block, kept[place : place + TILE_COLUMNS])]
         kept = np.concatenate([kept, block[_survivors(overlaps.above(block, block))]])
     return kept[:limit]
 
@@ -100,34 +92,21 @@ def _survivors(above: NDArray[np.bool_]) -> NDArray[np.bool_]:
 class _Overlap:
     """Tells pairs of boxes of one class whose IoU is above a threshold."""
 
-    def __init__(self, low: _Floats, high: _Floats, classes: _Indices, threshold: float) -> None:
-        # A row an axis, so that the boxes of a tile lie side by side.
-        self._low, self._high = np.ascontiguousarray(low.T), np.ascontiguousarray(high.T)
+    def __init__(self, boxes: Floats, classes: _Indices, threshold: float) -> None:
+        self._columns = box_columns(boxes)
         self._classes = classes if (classes != classes[:1]).any() else None
         self._threshold = threshold
-        self._volume = np.prod(np.maximum(high - low, 0.0), axis=1)
 
     def any_above(self, a: _Indices, b: _Indices) -> NDArray[np.bool_]:
         """Whether each box of ``a`` overlaps any of ``b`` too much."""
-        rows = range(0, len(a), _ROWS_AT_ONCE)
-        parts = [self.above(a[at : at + _ROWS_AT_ONCE], b).any(axis=1) for at in rows]
-        return np.concatenate(parts) if parts else np.zeros(0, bool)
+        found = np.zeros(len(a), bool)
+        for at in range(0, len(a), TILE_ROWS):
+            found[at : at + TILE_ROWS] = self.above(a[at : at + TILE_ROWS], b).any(axis=1)
+        return found
 
     def above(self, a: _Indices, b: _Indices) -> NDArray[np.bool_]:
         """Whether each pair ``(len(a), len(b))`` overlaps too much."""
-        inter = np.empty((len(a), len(b)))
-        side, other = np.empty_like(inter), np.empty_like(inter)
-        for axis, (low, high) in enumerate(zip(self._low, self._high, strict=True)):
-            np.minimum(high[a, None], high[b], out=side)
-            np.maximum(low[a, None], low[b], out=other)
-            side -= other
-            np.maximum(side, 0.0, out=side)
-            if axis:
-                inter *= side
-            else:
-                inter, side = side, inter
-        union = np.add(self._volume[a, None], self._volume[b], out=other)
-        union -= inter
+        inter, union = overlap_tile(self._columns[:, a], self._columns[:, b])
         union *= self._threshold
         found: NDArray[np.bool_] = inter > union
         if self._classes is not None:

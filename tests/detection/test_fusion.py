@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mtnet.detection import fuse
+from mtnet.detection import fuse, pairwise_iou
 
 ONE = torch.zeros(1, dtype=torch.long)
 
@@ -68,6 +68,48 @@ def test_the_answer_does_not_depend_on_the_order_of_sources(dims: int) -> None:
     assert sum(map(len, ahead.members)) == 60
     torch.testing.assert_close(ahead.box_index, back.box_index)
     torch.testing.assert_close(ahead.score, back.score)
+
+
+def by_the_paper(
+    boxes: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor, threshold: float
+) -> dict[tuple[int, ...], torch.Tensor]:
+    """Members of every fused box and the box, by the paper's loop."""
+    clusters: list[list[int]] = []
+    fused = torch.zeros_like(boxes)
+    for box in scores.argsort(descending=True, stable=True).tolist():
+        same = torch.tensor([labels[cluster[0]] == labels[box] for cluster in clusters], dtype=torch.bool)
+        iou = pairwise_iou(boxes[box : box + 1], fused[: len(clusters)])[0] * same
+        if clusters and float(iou.max()) > threshold:
+            place = int(iou.argmax())
+            clusters[place].append(box)
+        else:
+            place = len(clusters)
+            clusters.append([box])
+        members = clusters[place]
+        fused[place] = (boxes[members] * scores[members, None]).sum(0) / scores[members].sum()
+    return {tuple(members): fused[place] for place, members in enumerate(clusters)}
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("extent", [4.0, 20.0, 200.0])
+@pytest.mark.parametrize("threshold", [0.1, 0.55])
+def test_fusion_equals_the_papers_loop(dims: int, extent: float, threshold: float) -> None:
+    draw = torch.Generator().manual_seed(3)
+    low = torch.rand(700, dims, generator=draw, dtype=torch.double) * extent
+    boxes = torch.cat([low, low + 5 + 10 * torch.rand(700, dims, generator=draw, dtype=torch.double)], 1)
+    scores, labels = torch.rand(700, generator=draw, dtype=torch.double), torch.randint(0, 3, (700,), generator=draw)
+    found = fuse([boxes], [scores], [labels], threshold)
+    expected = by_the_paper(boxes, scores, labels, threshold)
+    members = [tuple(row for _, row in rows) for rows in found.members]
+    assert set(members) == set(expected)
+    torch.testing.assert_close(found.box_index, torch.stack([expected[rows] for rows in members]))
+    # Of one source: min(T, 1) / 1.
+    torch.testing.assert_close(found.score, torch.stack([scores[list(rows)].mean() for rows in members]))
+
+
+def test_no_boxes_fuse_to_none() -> None:
+    found = fuse([torch.zeros(0, 6)], [torch.zeros(0)], [torch.zeros(0, dtype=torch.long)])
+    assert (found.box_index.shape, found.score.shape, found.members) == ((0, 6), (0,), ())
 
 
 def test_sources_that_do_not_fit_together_are_refused() -> None:

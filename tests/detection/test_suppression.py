@@ -60,8 +60,8 @@ def test_suppression_equals_brute_force_in_exact_arithmetic(
     tensor = torch.tensor(boxes, dtype=torch.float32) if boxes else torch.zeros(0, 4)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mtnet.detection.suppression._BLOCK", block)
-        patch.setattr("mtnet.detection.suppression._KEPT_AT_ONCE", 2)
-        patch.setattr("mtnet.detection.suppression._ROWS_AT_ONCE", 2)
+        patch.setattr("mtnet.detection.suppression.TILE_COLUMNS", 2)
+        patch.setattr("mtnet.detection.suppression.TILE_ROWS", 2)
         score = torch.tensor(scores, dtype=torch.float32)
         one_class = suppress(tensor, score, tenths / 10)
         by_class = suppress(tensor, score, tenths / 10, torch.tensor(labels, dtype=torch.long))
