@@ -1,9 +1,9 @@
 """A MONAI bundle read as data: its parts are built only from one explicit list of names, nothing in it is evaluated.
 
 MONAI's own parser runs every ``_target_`` and every ``$`` expression of a config, so a downloaded bundle is a program.
-Here only the four ids that inference needs are built, with what they reference, from the names in ``ALLOWED``. All
-other ids are never looked at. ``monai.utils.run_cmd`` and ``torch.utils.collect_env.run`` show why a prefix such as
-``monai.`` would be no fence.
+Here only the four ids that inference needs are built, with what they reference, from the names in ``ALLOWED`` and of
+systems that installed packages declare. All other ids are never looked at. ``monai.utils.run_cmd`` and
+``torch.utils.collect_env.run`` show why a prefix such as ``monai.`` would be no fence.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import importlib
 import json
 import os
 from dataclasses import dataclass, fields
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,12 @@ ALLOWED: frozenset[str] = frozenset(
         "mtnet.transforms.SplitOutputsd",
     ]
 )
-"""Every name that a bundle may have built for it. Nothing outside this list is imported on a bundle's word."""
+"""Every name of ours and MONAI's that a bundle may have built for it. Beside these there are the same four functions of
+the systems that installed packages declare; nothing else is imported on a bundle's word."""
+
+SYSTEM_GROUP = "mtnet.systems"
+"""Entry-point group of further systems: an entry's value is a module that has some of ``network``, ``preprocessing``,
+``inferer`` and ``postprocessing``. Who installs a package trusts it; a bundle can only name what it declares."""
 
 _EVALUATED_KEYS = ("_mode_", "_requires_")
 _DISABLED = object()
@@ -280,14 +286,24 @@ def _made(kind: type, value: dict[str, Any], where: str) -> Any:
 
 
 def _allowed(name: Any, where: str) -> Any:
-    """The object behind a full name of ``ALLOWED``; nothing else is imported."""
-    if not isinstance(name, str) or name not in ALLOWED:
+    """The object behind a full name of ``ALLOWED`` or of an installed system; nothing else is imported."""
+    if not isinstance(name, str) or not (name in ALLOWED or _is_installed(name)):
         raise BundleError(
             f"{where}: _target_ {name!r} is not on the list of what a bundle may use. Write the full name of a listed "
-            "part, or use --trust-bundle only if you trust the bundle as you would a program."
+            f"part, install the package that declares it in the entry-point group {SYSTEM_GROUP!r}, or use "
+            "--trust-bundle only if you trust the bundle as you would a program."
         )
     module, _, attribute = name.rpartition(".")
-    return getattr(importlib.import_module(module), attribute)
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise BundleError(f"{where}: _target_ {name!r} cannot be loaded: {error}") from error
+
+
+def _is_installed(name: str) -> bool:
+    """Whether it is one of the four functions of a system that an installed package declares."""
+    module, _, attribute = name.rpartition(".")
+    return attribute in _FUNCTIONS and module in {entry.value for entry in entry_points(group=SYSTEM_GROUP)}
 
 
 def _read_object(file: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from mtnet.losses.bag import BagClassificationLoss
 from mtnet.losses.boxes import BOX_LOSS_KINDS, BoxLossKind, box_loss
+from mtnet.losses.by_kind import LOSSES, loss_of_outputs
 from mtnet.losses.by_name import (
     RECONSTRUCTION_LOSSES,
     REGRESSION_LOSSES,
@@ -10,6 +11,7 @@ from mtnet.losses.by_name import (
     make_regression_loss,
     make_segmentation_loss,
 )
+from mtnet.losses.classification import ClassificationLoss
 from mtnet.losses.deep_supervision import DeepSupervisionLoss
 from mtnet.losses.detection import DenseDetectionLoss
 from mtnet.losses.dice import DiceLoss, GeneralizedDiceLoss
@@ -25,6 +27,7 @@ from mtnet.losses.weighting import UncertaintyWeighting, convex_weights
 
 __all__ = [
     "BOX_LOSS_KINDS",
+    "LOSSES",
     "RECONSTRUCTION_LOSSES",
     "REGRESSION_LOSSES",
     "SEGMENTATION_LOSSES",
@@ -32,6 +35,7 @@ __all__ = [
     "BagClassificationLoss",
     "BinarySegmentationLoss",
     "BoxLossKind",
+    "ClassificationLoss",
     "DeepSupervisionLoss",
     "DenseDetectionLoss",
     "DiceLoss",
@@ -48,6 +52,7 @@ __all__ = [
     "box_loss",
     "convex_weights",
     "inverse_frequency",
+    "loss_of_outputs",
     "make_reconstruction_loss",
     "make_regression_loss",
     "make_segmentation_loss",

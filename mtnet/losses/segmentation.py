@@ -19,11 +19,15 @@ class SegmentationLoss(nn.Module):
         self.dice = GeneralizedDiceLoss(over_batch=True)
 
     def forward(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """The two terms of ``logits`` ``(B, C, *S)`` against class numbers ``(B, *S)``; a negative one is unknown.
+        """The two terms of ``logits`` ``(B, C, *S)`` against class numbers ``(B, *S)`` or ``(B, 1, *S)``.
+
+        A negative number is unknown.
 
         Where no voxel is known both are 0, with a zero gradient.
         """
-        known = target.clamp_min(-1)
+        if target.ndim == logits.ndim:
+            target = target[:, 0]
+        known = target.clamp_min(-1).long()
         dice = self.dice(logits, known)
         # The mean over no voxel is not a number.
         nothing = not bool((known >= 0).any())

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mtnet.losses import (
     BagClassificationLoss,
     BinarySegmentationLoss,
+    ClassificationLoss,
     DenseDetectionLoss,
     DiceLoss,
     FocalLoss,
@@ -24,6 +25,7 @@ from mtnet.losses import (
 )
 from mtnet.structures import Label, OutputSpec
 
+LABELS = (Label(0, "benign"), Label(1, "malignant"), Label(2, "normal"))
 BOXES = OutputSpec("boxes", "boxes", labels=(Label(0, "nodule"),), strides=(4,))
 MASK = (torch.arange(2 * 8 * 8).reshape(2, 8, 8) % 3 == 0).long()
 NO_BOX = {"box_index": torch.zeros(0, 4), "label": torch.zeros(0, dtype=torch.long)}
@@ -42,6 +44,18 @@ CASES: dict[str, tuple[nn.Module, tuple[int, ...], Any, Any]] = {
     "gaussian": (GaussianRegressionLoss(), (2, 2), torch.tensor([1.0, 3.0]), torch.full((2,), float("nan"))),
     "ssim": (SSIMLoss(2, window=7), (2, 1, 8, 8), MASK[:, None].float(), None),
     "focal": (FocalLoss(), (2, 3), torch.tensor([0, 2]), None),
+    "classes": (
+        ClassificationLoss(OutputSpec("c", "global", LABELS, activation="softmax")),
+        (2, 3),
+        torch.tensor([0, 2]),
+        torch.tensor([-1, -1]),
+    ),
+    "classes that may overlap": (
+        ClassificationLoss(OutputSpec("c", "global", LABELS, activation="sigmoid")),
+        (2, 4),
+        torch.tensor([[1.0, 0.0, 1.0], [0.0, float("nan"), 1.0]]),
+        torch.full((2, 3), float("nan")),
+    ),
     "bag": (BagClassificationLoss(), (2, 3), torch.tensor([[1.0, 0.0], [0.0, 0.0]]), None),
     "reconstruction": (MaskedL1Loss(), (2, 1, 8, 8), torch.ones(2, 1, 8, 8), None),
     "detection": (DenseDetectionLoss(BOXES, 2), (2, 6, 2, 2), [BOX, NO_BOX], [None, None]),

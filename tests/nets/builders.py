@@ -31,7 +31,7 @@ BOXES = OutputSpec(
     (Label(0, "nodule"),),
     (4, 8),
     "sigmoid",
-    lesion_channels=(LesionChannel("texture", FINDINGS), LesionChannel("diameter", units="mm")),
+    lesion_channels=(LesionChannel("texture", FINDINGS, "softmax"), LesionChannel("diameter", units="mm")),
 )
 CLASSES = OutputSpec("classes", "global", FINDINGS, activation="sigmoid")
 
