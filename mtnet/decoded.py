@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from mtnet.cases import Case
 from mtnet.inference.decode import decode_global, decode_lesions, reconstruction_error
 from mtnet.inference.mask_lesions import lesions_of_mask
-from mtnet.structures import Geometry, ImageClass, Label, Lesion, OutputSpec, ReportLine, Volume
+from mtnet.inference.measured import decode_measured
+from mtnet.structures import Geometry, ImageClass, Label, Lesion, Measured, OutputSpec, ReportLine, Volume
 from mtnet.structures.kinds import of_kind
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class Decoded:
     reconstruction: Volume | None = None
     reconstruction_error: Mapping[str, float] = field(default_factory=dict)
     image_classes: tuple[ImageClass, ...] = ()
+    measured: dict[str, Measured] = field(default_factory=dict)
     extras: dict[str, Any] = field(default_factory=dict)
     lines: tuple[ReportLine, ...] = ()
 
@@ -109,7 +111,11 @@ def _decode_boxes(made: Decoded, spec: OutputSpec, seen: Seen) -> None:
 
 
 def _decode_global(made: Decoded, spec: OutputSpec, seen: Seen) -> None:
-    made.image_classes = (*made.image_classes, *decode_global(seen.outputs.global_[spec.name], spec))
+    values = seen.outputs.global_[spec.name]
+    if spec.labels:
+        made.image_classes = (*made.image_classes, *decode_global(values, spec))
+    else:
+        made.measured |= decode_measured(values, spec)
 
 
 DECODERS: dict[str, Decoder] = {"dense": _decode_dense, "boxes": _decode_boxes, "global": _decode_global}

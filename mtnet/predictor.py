@@ -328,6 +328,7 @@ class Predictor:
             lesion_map=made.lesion_map,
             reconstruction=made.reconstruction,
             reconstruction_error=made.reconstruction_error,
+            measured=made.measured,
             extras=made.extras,
             report=_windows_line(volume.report, outputs).plus((*answers.lines, *regional, *outputs.lines, *made.lines)),
             costs=tuple(case.meter.costs),

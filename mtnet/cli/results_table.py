@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from mtnet.cli.terminal import plain
 
 if TYPE_CHECKING:
-    from mtnet.structures import Findings, Lesion
+    from collections.abc import Mapping
+
+    from mtnet.structures import Findings, Lesion, Measured
     from mtnet.study_folder import StudyOutcome
 
 _HEAD = ("", "lesion", "score", "centre LPS (mm)", "longest x short (mm)", "volume (mm3)", "most likely")
@@ -34,6 +36,7 @@ def print_outcome(outcome: StudyOutcome) -> None:
         _print_table(findings)
     else:
         print("No lesion found.")
+    _print_measured(findings)
     for answer in findings.image_classes:
         print(f"{answer.output}: {answer.name} {answer.probability:.2f} ({'present' if answer.present else 'absent'})")
     for key, value in findings.reconstruction_error.items():
@@ -53,6 +56,23 @@ def print_outcome(outcome: StudyOutcome) -> None:
     model = findings.model
     print(f"{model.name} {model.version}, trained on {model.training_data}. Weights: {model.weights_licence}.")
     print(model.intended_use)
+
+
+def _print_measured(findings: Findings) -> None:
+    for lesion in findings.lesions:
+        if lesion.measured:
+            print(f"lesion {lesion.number}: {_measured_words(lesion.measured)}")
+    if findings.measured:
+        print(_measured_words(findings.measured))
+    if any(lesion.mask_drawn for lesion in findings.lesions):
+        print("Masks are balls of the measured diameter, drawn: no outline was seen.")
+
+
+def _measured_words(measured: Mapping[str, Measured]) -> str:
+    """Measured values by their keys, with the error that the network expects: ``diameter_mm 8.1 +- 1.2``."""
+    return ", ".join(
+        f"{key} {one.value:.1f}" + ("" if one.sd is None else f" +- {one.sd:.1f}") for key, one in measured.items()
+    )
 
 
 def _print_table(findings: Findings) -> None:
@@ -91,7 +111,7 @@ def _row(lesion: Lesion) -> tuple[str, ...]:
     return (
         str(lesion.number),
         lesion.label,
-        f"{lesion.score:.2f}",
+        "given" if lesion.place_given else f"{lesion.score:.2f}",
         " ".join(f"{v:.1f}" for v in lesion.centre_lps_mm),
         " x ".join("-" if v is None else f"{v:.1f}" for v in axes),
         "-" if lesion.volume_mm3 is None else f"{lesion.volume_mm3:.0f}",

@@ -42,6 +42,7 @@ ARTIFICIAL_INTELLIGENCE = _concept("123110", "DCM", "Artificial Intelligence", 7
 VOLUME = _concept("118565006", "SCT", "Volume", 7472)
 LONG_AXIS = _concept("103339001", "SCT", "Long axis", 7470)
 SHORT_AXIS = _concept("103340004", "SCT", "Short axis", 7470)
+DIAMETER = _concept("81827009", "SCT", "Diameter", 7470)
 
 # CID 7471 "Area Measurements".
 AREA = _concept("42798000", "SCT", "Area", 7471)

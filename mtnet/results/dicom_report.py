@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +75,7 @@ def write_dicom_report(
             "seg": [seg.sop_instance_uid, seg.segments],
             "classes": [[c.output, c.name, c.probability, c.threshold] for c in findings.image_classes],
             "reconstruction_error": dict(findings.reconstruction_error),
+            "measured": {key: asdict(one) for key, one in findings.measured.items()},
         },
     )
     with warnings.catch_warnings():
@@ -169,6 +171,8 @@ def _content(findings: Findings, source: DicomSource, seg: SegOutcome, uids: Der
 
 def _summary(findings: Findings) -> str:
     count = len(findings.lesions)
+    if count and all(lesion.place_given for lesion in findings.lesions):
+        return f"{count} lesion{'s were' if count != 1 else ' was'} measured at given places; none was looked for."
     return f"{count} lesion{'s were' if count != 1 else ' was'} found." if count else "No lesion was found."
 
 

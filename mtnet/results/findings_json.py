@@ -13,6 +13,16 @@ from typing import Any
 from mtnet.io.atomic import atomic_path
 from mtnet.results.derived import DicomOutcome
 from mtnet.results.dicom_seg import SegOutcome
+from mtnet.results.lesion_json import (
+    PLACE,
+    SHARE,
+    flat_lesion_to_dict,
+    lesion_from_dict,
+    lesion_to_dict,
+    measured_from_dict,
+    measured_to_dict,
+    rounded,
+)
 from mtnet.results.notice import full_notice
 from mtnet.structures import (
     Code,
@@ -22,7 +32,6 @@ from mtnet.structures import (
     ImageClass,
     InputReport,
     Label,
-    Lesion,
     ModelInfo,
     Plane,
     ReportLine,
@@ -49,10 +58,6 @@ NO_DICOM = DicomOutcomes(
     SegOutcome(False, _NOT_ASKED), DicomOutcome(False, _NOT_ASKED), DicomOutcome(False, _NOT_ASKED)
 )
 
-# Decimals that are kept: a ten-thousandth of a millimetre or voxel, a millionth of a score.
-_PLACE = 4
-_SHARE = 6
-
 
 def findings_to_dict(
     findings: Findings,
@@ -63,7 +68,8 @@ def findings_to_dict(
     """The document, as plain Python that ``json`` can write.
 
     A volume's document is one of version 1.1, so that older readers take it; that of a 2D image or clip is of 1.2, and
-    holds nothing in world millimetres; ``extras`` need 1.3. Places and lengths are rounded to 1e-4, scores to 1e-6; the
+    holds nothing in world millimetres; ``extras``, measured values and given
+    places need 1.3. Places and lengths are rounded to 1e-4, scores to 1e-6; the
     affine, image-class probabilities and thresholds keep every digit. Study and series appear by UID only; volumes are
     not part of it.
 
@@ -99,7 +105,7 @@ def findings_to_dict(
         },
         "grid": {
             "shape_ijk": list(findings.geometry.shape),
-            "spacing_mm": None if plane else _rounded(findings.geometry.spacing_mm, _SHARE),
+            "spacing_mm": None if plane else rounded(findings.geometry.spacing_mm, SHARE),
             "affine_lps_mm": None if plane else [[float(v) for v in row] for row in findings.geometry.affine_lps],
         },
         **({} if plane is None else {"plane": _plane_to_dict(plane, findings.geometry.shape[2])}),
@@ -115,12 +121,13 @@ def findings_to_dict(
             for label in findings.labels
         ],
         "lesions": [
-            _lesion_to_dict(lesion) if plane is None else _flat_lesion_to_dict(lesion, findings.geometry)
+            lesion_to_dict(lesion) if plane is None else flat_lesion_to_dict(lesion, findings.geometry)
             for lesion in findings.lesions
         ],
         "image_classes": _classes_to_list(findings),
         "reconstruction_error": {key: float(value) for key, value in findings.reconstruction_error.items()},
         **_extras(findings),
+        **measured_to_dict(findings.measured),
         "report": [
             {"code": line.code, "severity": line.severity, "message": line.message, "where": line.where}
             for line in findings.report
@@ -128,7 +135,7 @@ def findings_to_dict(
         "costs": [
             {
                 "stage": c.stage,
-                "seconds": round(float(c.seconds), _PLACE),
+                "seconds": round(float(c.seconds), PLACE),
                 "peak_memory_bytes": int(c.peak_memory_bytes),
             }
             for c in findings.costs
@@ -149,7 +156,8 @@ def findings_to_dict(
 
 def _version(findings: Findings) -> str:
     """The oldest version that has a place for everything in it."""
-    if findings.extras:
+    given = any(lesion.place_given or lesion.mask_drawn or lesion.measured for lesion in findings.lesions)
+    if findings.extras or findings.measured or given:
         return "1.3"
     return "1.1" if findings.plane is None else "1.2"
 
@@ -169,10 +177,11 @@ def frame_to_dict(findings: Findings, frame: int, time_ms: float | None, latency
     """
     return {
         "frame": frame,
-        "time_ms": None if time_ms is None else round(time_ms, _PLACE),
-        "latency_ms": round(latency_ms, _PLACE),
-        "lesions": [_flat_lesion_to_dict(lesion, findings.geometry) for lesion in findings.lesions],
+        "time_ms": None if time_ms is None else round(time_ms, PLACE),
+        "latency_ms": round(latency_ms, PLACE),
+        "lesions": [flat_lesion_to_dict(lesion, findings.geometry) for lesion in findings.lesions],
         "image_classes": _classes_to_list(findings),
+        **measured_to_dict(findings.measured),
         **_extras(findings),
     }
 
@@ -230,7 +239,7 @@ def read_findings_json(path: Path) -> Findings:
             choices=tuple(SeriesChoice(**choice) for choice in source["series_choices"]),
         ),
         model=ModelInfo(**document["model"]),
-        lesions=tuple(_lesion_from_dict(lesion, geometry) for lesion in document["lesions"]),
+        lesions=tuple(lesion_from_dict(lesion, geometry) for lesion in document["lesions"]),
         image_classes=tuple(
             ImageClass(c["output"], c["name"], c["probability"], c["threshold"]) for c in document["image_classes"]
         ),
@@ -250,6 +259,7 @@ def read_findings_json(path: Path) -> Findings:
         costs=tuple(StageCost(**cost) for cost in document["costs"]),
         options=document["options"],
         plane=plane,
+        measured=measured_from_dict(document),
     )
 
 
@@ -290,28 +300,6 @@ def _key(path: Any) -> str:
     return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path).lstrip(".") or "document"
 
 
-def _lesion_to_dict(lesion: Lesion) -> dict[str, Any]:
-    return {
-        "number": lesion.number,
-        "label": lesion.label,
-        "score": round(float(lesion.score), _SHARE),
-        "box_index": _rounded(lesion.box_index, _PLACE),
-        "box_lps_mm": _rounded(lesion.box_lps_mm, _PLACE),
-        "centre_lps_mm": _rounded(lesion.centre_lps_mm, _PLACE),
-        "tracking_uid": lesion.tracking_uid,
-        "class_probabilities": {
-            channel: {name: round(float(p), _SHARE) for name, p in classes.items()}
-            for channel, classes in lesion.class_probabilities.items()
-        },
-        "measures": {key: round(float(value), _SHARE) for key, value in lesion.measures.items()},
-        "mask_component": lesion.number if lesion.mask_voxels else None,
-        "mask_voxels": int(lesion.mask_voxels),
-        "volume_mm3": _optional(lesion.volume_mm3),
-        "longest_axial_diameter_mm": _optional(lesion.longest_axial_diameter_mm),
-        "short_axial_diameter_mm": _optional(lesion.short_axial_diameter_mm),
-    }
-
-
 def _classes_to_list(findings: Findings) -> list[dict[str, Any]]:
     # Not rounded: the sides of the threshold must not change.
     return [
@@ -326,29 +314,17 @@ def _classes_to_list(findings: Findings) -> list[dict[str, Any]]:
     ]
 
 
-def _flat_lesion_to_dict(lesion: Lesion, geometry: Geometry) -> dict[str, Any]:
-    """A lesion of a 2D image or clip: its place in pixels and frames, never in world mm."""
-    centre_index = geometry.lps_mm_to_index(lesion.centre_lps_mm)
-    return {
-        **_lesion_to_dict(lesion),
-        "box_lps_mm": None,
-        "centre_lps_mm": None,
-        "centre_index": _rounded(centre_index.tolist(), _PLACE),
-        "frame": int(lesion.frame or 0),
-    }
-
-
 def _plane_to_dict(plane: Plane, frames: int) -> dict[str, Any]:
     timings = plane.timings
     return {
-        "pixel_spacing_mm": None if plane.spacing_mm is None else _rounded(plane.spacing_mm, _SHARE),
+        "pixel_spacing_mm": None if plane.spacing_mm is None else rounded(plane.spacing_mm, SHARE),
         "frames": frames,
         "frame_timings": None
         if timings is None
         else {
             "count": timings.count,
-            "median_ms": round(timings.median_ms, _PLACE),
-            "p95_ms": round(timings.p95_ms, _PLACE),
+            "median_ms": round(timings.median_ms, PLACE),
+            "p95_ms": round(timings.p95_ms, PLACE),
         },
     }
 
@@ -361,31 +337,12 @@ def _plane_from_dict(document: Mapping[str, Any]) -> Plane:
     )
 
 
-def _lesion_from_dict(document: Mapping[str, Any], geometry: Geometry) -> Lesion:
-    fields = {key: value for key, value in document.items() if key not in ("mask_component", "centre_index")}
-    if fields["box_lps_mm"] is None:
-        fields["box_lps_mm"] = geometry.box_index_to_lps_mm(fields["box_index"])
-        fields["centre_lps_mm"] = geometry.index_to_lps_mm(document["centre_index"])
-    for key in ("box_index", "box_lps_mm", "centre_lps_mm"):
-        fields[key] = tuple(float(v) for v in fields[key])
-    return Lesion(**fields)
-
-
 def _code_to_dict(code: Code | None) -> dict[str, str] | None:
     return None if code is None else {"value": code.value, "scheme": code.scheme, "meaning": code.meaning}
 
 
 def _code_from_dict(document: Mapping[str, str] | None) -> Code | None:
     return None if document is None else Code(**document)
-
-
-def _rounded(values: Sequence[float], places: int) -> list[float]:
-    # Adding 0.0 turns -0.0 into 0.0.
-    return [round(float(v), places) + 0.0 for v in values]
-
-
-def _optional(value: float | None) -> float | None:
-    return None if value is None else round(float(value), _PLACE)
 
 
 def _triple(values: Sequence[int]) -> tuple[int, int, int]:

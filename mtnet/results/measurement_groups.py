@@ -9,6 +9,7 @@ from mtnet.results.codes import (
     ABNORMAL_STRUCTURE,
     ABSENT,
     AREA,
+    DIAMETER,
     FINDINGS_SUMMARY,
     LONG_AXIS,
     NO_UNITS,
@@ -27,14 +28,18 @@ from mtnet.results.derived import coded, long_string
 from mtnet.results.dicom_seg import SegOutcome
 from mtnet.results.dicom_source import DicomSource
 from mtnet.results.regions import Region
-from mtnet.structures import Code, Findings, Lesion
+from mtnet.structures import Code, Findings, Lesion, Measured
 
 _SCORE = private_code("score", "Detection score")
 # For sources of several frames whose class has one: no reference can name the frame.
 _FRAME = private_code("frame_number", "Number of the frame, from 1")
 _COUNT = private_code("lesion_count", "Number of lesions")
+_PLACE = private_code("place", "Place of the lesion")
+_GIVEN = private_code("place.given", "Given, not found by the algorithm")
+_SEGMENT = private_code("segment", "Segment of the lesion")
+_DRAWN = private_code("segment.drawn", "Ball of the measured diameter, drawn")
 # Values of the findings that a standard code names.
-_NAMED = {"area_mm2": AREA.code}
+_NAMED = {"area_mm2": AREA.code, "diameter_mm": DIAMETER.code}
 
 
 def image_group(findings: Findings, source: DicomSource, tracking_uid: str) -> Any:
@@ -68,6 +73,7 @@ def image_group(findings: Findings, source: DicomSource, tracking_uid: str) -> A
         )
         values.append((private_code(f"p.{key}", f"Probability of {name}"), float(answer.probability), NO_UNITS))
     values.extend(_values(findings.reconstruction_error))
+    values.extend(_measured(findings.measured))
     class_uid, instance_uid = source.objects[0]
     return MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(uid=tracking_uid, identifier="Image"),
@@ -104,6 +110,9 @@ def lesion_group(
 
     site = lesion_region(lesion.label, findings.labels)
     evaluations, values = [], list(_lesion_values(lesion))
+    for holds, name, value in ((lesion.place_given, _PLACE, _GIVEN), (lesion.mask_drawn, _SEGMENT, _DRAWN)):
+        if holds:
+            evaluations.append(QualitativeEvaluation(name=coded(name), value=coded(value)))
     for channel, classes in lesion.class_probabilities.items():
         if not classes:
             continue
@@ -171,7 +180,7 @@ def _segment(seg: SegOutcome, index: int, source: DicomSource) -> Any:
 
 
 def _lesion_values(lesion: Lesion) -> Sequence[tuple[Code, float, Code]]:
-    values = [(_SCORE, float(lesion.score), NO_UNITS)]
+    values = [] if lesion.place_given else [(_SCORE, float(lesion.score), NO_UNITS)]
     for code, key in (
         (VOLUME.code, "volume_mm3"),
         (LONG_AXIS.code, "longest_axial_diameter_mm"),
@@ -180,7 +189,7 @@ def _lesion_values(lesion: Lesion) -> Sequence[tuple[Code, float, Code]]:
         value = getattr(lesion, key)
         if value is not None:
             values.append((code, float(value), unit_of(key)))
-    return [*values, *_values(lesion.measures)]
+    return [*values, *_values(lesion.measures), *_measured(lesion.measured)]
 
 
 def _values(measures: Mapping[str, float]) -> list[tuple[Code, float, Code]]:
@@ -188,6 +197,17 @@ def _values(measures: Mapping[str, float]) -> list[tuple[Code, float, Code]]:
         (_NAMED.get(key, private_code(key, _words(without_unit(key)))), float(value), unit_of(key))
         for key, value in measures.items()
     ]
+
+
+def _measured(measured: Mapping[str, Measured]) -> list[tuple[Code, float, Code]]:
+    """Each measured value, followed by the error that the network expects of it."""
+    values = []
+    for key, one in measured.items():
+        values.extend(_values({key: one.value}))
+        if one.sd is not None:
+            name = private_code(f"sd.{key}", f"Expected standard deviation of {_words(without_unit(key))}")
+            values.append((name, float(one.sd), unit_of(key)))
+    return values
 
 
 def _measurements(values: Sequence[tuple[Code, float, Code]]) -> list[Any]:

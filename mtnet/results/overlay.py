@@ -11,6 +11,7 @@ import numpy as np
 from mtnet.io.atomic import atomic_path
 from mtnet.results.axial_view import AxialView
 from mtnet.results.canvas import Panel, Sheet
+from mtnet.results.codes import without_unit
 from mtnet.results.mask_boxes import mask_boxes
 from mtnet.results.notice import full_notice
 from mtnet.structures import Findings, Lesion, Volume
@@ -168,8 +169,10 @@ def colour_of(number: int) -> tuple[int, int, int]:
 
 def short_lines(lesion: Lesion) -> list[str]:
     """What is said beside a lesion: class and score, size, and its likeliest class of each per-lesion output."""
-    lines = [f"{lesion.label}, score {lesion.score:.2f}"]
+    words = lesion.label.replace("_", " ")
+    lines = [f"{words}, place given" if lesion.place_given else f"{lesion.label}, score {lesion.score:.2f}"]
     lines.extend(_size(lesion))
+    lines.extend(_measured(lesion))
     for channel, classes in lesion.class_probabilities.items():
         if classes:
             name = max(classes, key=lambda c: classes[c])
@@ -177,9 +180,21 @@ def short_lines(lesion: Lesion) -> list[str]:
     return lines
 
 
+def _measured(lesion: Lesion) -> list[str]:
+    """What the network measured, with the error that it expects."""
+    lines = []
+    for key, one in lesion.measured.items():
+        name, unit = without_unit(key).replace("_", " "), f" {one.units}" if one.units.isalnum() else ""
+        sd = "" if one.sd is None else f" +- {one.sd:.1f}"
+        lines.append(f"{name} {one.value:.1f}{sd}{unit}")
+    return lines
+
+
 def _size(lesion: Lesion) -> list[str]:
     if not lesion.mask_voxels:
         return ["no mask"]
+    if lesion.mask_drawn:
+        return ["outline drawn, not seen"]
     if lesion.longest_axial_diameter_mm is None:
         long, short = lesion.measures["longest_diameter_px"], lesion.measures["short_diameter_px"]
         return [f"{long:.0f} x {short:.0f} pixels", f"{lesion.measures['area_px']:.0f} pixels in all"]
@@ -210,7 +225,8 @@ def overlay_page(findings: Findings, shown_how: str, cells: Sequence[Any], acros
     legend = _legend(findings)
     sheet = Sheet(width, head + rows * row + 24 * len(legend) + 62)
     count = len(findings.lesions)
-    title = f"{count} lesion{'s' if count != 1 else ''} found" if count else "No lesion found"
+    told = "at given places" if any(lesion.place_given for lesion in findings.lesions) else "found"
+    title = f"{count} lesion{'s' if count != 1 else ''} {told}" if count else "No lesion found"
     sheet.text(_GAP, 10, title, 22, _TEXT, bold=True)
     model = f"mtnet   {findings.model.name} {findings.model.version}   {shown_how}"
     sheet.text(_GAP, 38, model, 14, _FAINT, width=width - 2 * _GAP)

@@ -174,7 +174,10 @@ def _segment_text(lesion: Lesion, findings: Findings) -> str:
     size = ""
     if lesion.longest_axial_diameter_mm is not None:
         size = f" Longest axial diameter {lesion.longest_axial_diameter_mm:.1f} mm."
-    return f"{lesion.label}, score {lesion.score:.2f}.{size} {training_notice(findings.model)}"[:1024]
+    elif lesion.mask_drawn:
+        size = " A ball of the measured diameter, drawn; its outline was not seen."
+    found = "place given" if lesion.place_given else f"score {lesion.score:.2f}"
+    return f"{lesion.label}, {found}.{size} {training_notice(findings.model)}"[:1024]
 
 
 def _set_dimension_uid(seg: Any, uid: str) -> None:

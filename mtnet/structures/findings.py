@@ -17,13 +17,28 @@ Box = tuple[float, float, float, float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
+class Measured:
+    """A value that a network measured, rather than one that was worked out from a mask.
+
+    Args:
+        value: in ``units``.
+        units: as the output says them: ``mm``, ``rating 1 to 5``.
+        sd: standard deviation of the error that the network expects, in ``units``; None where it does not tell one.
+    """
+
+    value: float
+    units: str
+    sd: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Lesion:
-    """One detected lesion on the grid of ``Findings.geometry``.
+    """One lesion on the grid of ``Findings.geometry``: detected, or at a place that was given.
 
     Args:
         number: from 1, by falling score; its value in ``lesions.nii.gz`` and its segment number in DICOM SEG order.
         label: name of its lesion class.
-        score: detection score in 0..1, as the network gave it.
+        score: detection score in 0..1, as the network gave it; 1 where the place was given (``place_given``).
         box_index: half-open box in continuous voxel index, three lows then three highs.
         box_lps_mm: the same box in LPS mm (smallest aligned box on an oblique grid).
         centre_lps_mm: centroid of its mask; of its box where it owns no mask.
@@ -35,6 +50,10 @@ class Lesion:
         longest_axial_diameter_mm: longest in-slice diameter over all slices of the mask, voxel faces included, or None.
         short_axial_diameter_mm: longest diameter perpendicular to that one in the same slice, or None.
         frame: of a 2D image or clip, the frame that it lies on, from 0; None in a volume.
+        measured: what the network measured of it, by a key that ends in its unit (``diameter_mm``).
+        place_given: whether it was asked about at this place, which is its centre, rather than detected.
+        mask_drawn: whether its mask is a ball of the measured diameter rather than an outline that was seen: volume
+            and diameters of such a mask are None.
 
     On a 2D image the world is a plane of its own (``Image.geometry``): places in mm are lengths only where the pixel
     spacing is known, volumes are never told, and the area stands in ``measures``, with diameters in pixels where the
@@ -55,6 +74,9 @@ class Lesion:
     longest_axial_diameter_mm: float | None = None
     short_axial_diameter_mm: float | None = None
     frame: int | None = None
+    measured: Mapping[str, Measured] = field(default_factory=dict)
+    place_given: bool = False
+    mask_drawn: bool = False
 
     def __post_init__(self) -> None:
         if self.number < 1:
@@ -63,6 +85,10 @@ class Lesion:
             raise ValueError(f"Lesion.score of lesion {self.number} is {self.score}; expected 0..1.")
         if not all(low < high for low, high in zip(self.box_index[:3], self.box_index[3:], strict=True)):
             raise ValueError(f"Lesion.box_index of lesion {self.number} is {self.box_index}; lows must be below highs.")
+        if self.mask_drawn and (self.volume_mm3 is not None or self.longest_axial_diameter_mm is not None):
+            raise ValueError(
+                f"Lesion {self.number} has a drawn mask with a volume or diameter of its own; nobody saw it."
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +193,7 @@ class Findings:
         costs: seconds and memory by stage.
         options: the options that change the answers (window, overlap, precision, tasks...), as text.
         plane: where the image is a 2D one or a clip, whose frames are counted along k; None for a volume.
+        measured: what the network measured of the image as a whole, by a key that ends in its unit.
     """
 
     geometry: Geometry
@@ -184,6 +211,7 @@ class Findings:
     costs: tuple[StageCost, ...] = ()
     options: Mapping[str, str] = field(default_factory=dict)
     plane: Plane | None = None
+    measured: Mapping[str, Measured] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("label_map", "lesion_map", "reconstruction"):

@@ -45,6 +45,7 @@ class OutputSpec:
         lesion_channels: boxes only: further channels of each candidate, after class, offsets and quality.
         log_variance: global values only: a second channel holds the natural logarithm of the variance that the network
             expects of its value, in the square of ``units``.
+        title: what results call it, where hosts fix its name (``pred``) and that says nothing; its name by default.
     """
 
     name: str
@@ -59,6 +60,7 @@ class OutputSpec:
     temperature: float = 1.0
     lesion_channels: tuple[LesionChannel, ...] = ()
     log_variance: bool = False
+    title: str = ""
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier():
@@ -79,6 +81,11 @@ class OutputSpec:
                 f"OutputSpec.log_variance of {self.name!r} is set; only a global value, without labels and activation, "
                 "has one."
             )
+
+    @property
+    def called(self) -> str:
+        """What results call it: its title, or its name."""
+        return self.title or self.name
 
     @property
     def tensor_names(self) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ import pytest
 
 from mtnet.results import SegOutcome, findings_to_dict, read_findings_json, write_findings_json
 from mtnet.results.findings_json import NO_DICOM, schema
-from mtnet.structures import Findings, Geometry, ImageClass, ModelInfo
+from mtnet.structures import Findings, Geometry, ImageClass, Measured, ModelInfo
 from tests.results.samples import LABELS, ball, findings_on, lesion_of
 
 
@@ -210,3 +210,48 @@ def test_what_an_outside_kind_decodes_to_comes_back_and_alone_needs_the_newest_s
     assert read_findings_json(tmp_path / "findings.json").extras == told.extras
     assert json.loads((tmp_path / "findings.json").read_text())["schema_version"] == "1.3"
     assert "extras" not in findings_to_dict(findings) and findings_to_dict(findings)["schema_version"] == "1.1"
+
+
+def measured_at_given_places(findings: Findings) -> Findings:
+    """The same lesions, as a network of points tells them."""
+    lesions = tuple(
+        dataclasses.replace(
+            lesion,
+            score=1.0,
+            volume_mm3=None,
+            longest_axial_diameter_mm=None,
+            short_axial_diameter_mm=None,
+            measured={"diameter_mm": Measured(8.25, "mm", 1.5), "reader_rating": Measured(2.5, "rating 1 to 5")},
+            place_given=True,
+            mask_drawn=True,
+        )
+        for lesion in findings.lesions
+    )
+    return dataclasses.replace(findings, lesions=lesions, measured={"mean_hu": Measured(-80.5, "HU")})
+
+
+def test_measured_values_and_given_places_come_back_from_a_document_of_their_own_version(
+    findings: Findings, tmp_path: Path
+) -> None:
+    assert findings_to_dict(findings)["schema_version"] == "1.1"
+    write_findings_json(measured_at_given_places(findings), tmp_path / "findings.json")
+    document = json.loads((tmp_path / "findings.json").read_text())
+    assert document["schema_version"] == "1.3"
+    assert document["measured"] == {"mean_hu": {"value": -80.5, "units": "HU", "sd": None}}
+    for lesion in document["lesions"]:
+        assert lesion["score"] is None and lesion["place_given"] is lesion["mask_drawn"] is True
+        assert lesion["volume_mm3"] is None and lesion["longest_axial_diameter_mm"] is None
+        assert lesion["measured"]["diameter_mm"] == {"value": 8.25, "units": "mm", "sd": 1.5}
+    back = read_findings_json(tmp_path / "findings.json")
+    assert back.measured == {"mean_hu": Measured(-80.5, "HU")}
+    assert [lesion.measured for lesion in back.lesions] == [
+        lesion.measured for lesion in measured_at_given_places(findings).lesions
+    ]
+    assert all(lesion.place_given and lesion.mask_drawn and lesion.score == 1.0 for lesion in back.lesions)
+
+
+def test_nobody_passes_off_the_size_of_a_drawn_mask_as_measured(findings: Findings) -> None:
+    drawn = measured_at_given_places(findings).lesions[0]
+    for size in ("volume_mm3", "longest_axial_diameter_mm"):
+        with pytest.raises(ValueError, match="drawn mask"):
+            dataclasses.replace(drawn, **{size: 12.0})
