@@ -10,6 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 
 FloatArray = NDArray[np.float64]
 
+UNKNOWN_DIAMETER_MM = 10.0
+
 
 @dataclass(frozen=True, slots=True)
 class ScanCounts:
@@ -37,15 +39,29 @@ def match_scan(
         found_lps_mm: ``(N, 3)`` centres of the boxes.
         scores: ``(N,)``.
         lesion_lps_mm: ``(M, 3)`` centres of all lesions.
-        diameter_mm: ``(M,)``.
+        diameter_mm: ``(M,)``; below 0 it is unknown, and 10 mm are taken, as LUNA16 does.
         wanted: ``(M,)`` bool, the lesions that are to be found.
     """
     found = np.asarray(found_lps_mm, dtype=np.float64).reshape(-1, 3)
     score = np.asarray(scores, dtype=np.float64)
     lesions = np.asarray(lesion_lps_mm, dtype=np.float64).reshape(-1, 3)
-    radius = np.asarray(diameter_mm, dtype=np.float64) / 2
-    asked = np.asarray(wanted, dtype=bool).reshape(-1)
+    diameter = np.asarray(diameter_mm, dtype=np.float64)
+    radius = np.where(diameter < 0, UNKNOWN_DIAMETER_MM, diameter) / 2
     hits = np.linalg.norm(found[:, None] - lesions[None], axis=2) < radius
+    return count_hits(hits, score, wanted)
+
+
+def count_hits(hits: ArrayLike, scores: ArrayLike, wanted: ArrayLike) -> ScanCounts:
+    """The counts of one scan or image from what hits what, by the rules of ``match_scan``.
+
+    Args:
+        hits: ``(N, M)`` bool, whether a box hits a lesion.
+        scores: ``(N,)`` of the boxes.
+        wanted: ``(M,)`` bool, the lesions that are to be found.
+    """
+    asked = np.asarray(wanted, dtype=bool).reshape(-1)
+    score = np.asarray(scores, dtype=np.float64)
+    hits = np.asarray(hits, dtype=bool).reshape(len(score), len(asked))
     best = np.where(hits, score[:, None], -np.inf).max(axis=0, initial=-np.inf)
     return ScanCounts(best[asked], score[~hits.any(axis=1)])
 
