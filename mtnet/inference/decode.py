@@ -173,7 +173,7 @@ def reconstruction_error(
         )
     total, count = 0.0, 0
     for k in range(image.geometry.shape[2]):
-        where = None if region is None else _region_slice(region, region_geometry or image.geometry, image.geometry, k)
+        where = None if region is None else region_slice(region, region_geometry or image.geometry, image.geometry, k)
         for before, after in zip(image.array[..., k], reconstruction.array[..., k], strict=True):
             source = before.astype(np.float32)
             error = np.abs((source if limits is None else source.clip(*limits)) - after.astype(np.float32))
@@ -183,9 +183,7 @@ def reconstruction_error(
     return {f"mean_absolute_error_{units.lower()}": total / count} if count else {}
 
 
-def _region_slice(
-    region: NDArray[np.bool_], region_geometry: Geometry, geometry: Geometry, k: int
-) -> NDArray[np.bool_]:
+def region_slice(region: NDArray[np.bool_], region_geometry: Geometry, geometry: Geometry, k: int) -> NDArray[np.bool_]:
     """Slice ``k`` of the grid: for each voxel whether it lies in a voxel of the region."""
     index_map = geometry.index_map_to(region_geometry)
     i, j = np.arange(geometry.shape[0])[:, None], np.arange(geometry.shape[1])[None, :]
