@@ -104,9 +104,15 @@ class MultiTaskLoss(nn.Module):
             tensors = {key: outputs[key] for key in _read(name, term, outputs)}
             if known is not None:
                 tensors = {key: tensor[known.to(tensor.device)] for key, tensor in tensors.items()}
-                target = target[known.to(target.device)]
+                target = _known_items(target, known)
             loss = term(tensors if hasattr(term, "tensor_names") else tensors[name], target)
         return {f"{name}/{part}": value for part, value in loss.items()} if isinstance(loss, dict) else {name: loss}
+
+
+def _known_items(target: Any, known: Tensor) -> Any:
+    if isinstance(target, Tensor):
+        return target[known.to(target.device)]
+    return [item for item, has in zip(target, known.tolist(), strict=True) if has]
 
 
 def _read(name: str, term: nn.Module, outputs: Mapping[str, Tensor]) -> list[str]:
