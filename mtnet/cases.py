@@ -19,12 +19,14 @@ from mtnet.io.select import CHEST_CT_RULE, SeriesRule, select
 from mtnet.io.ultrasound import UltrasoundRegion, regions
 from mtnet.io.verdicts import mode_of
 from mtnet.io.video import Video
+from mtnet.points import Points
 from mtnet.results.dicom_source import read_header
 from mtnet.structures import (
     Frame,
     Image,
     InputReport,
     Instance,
+    Point,
     RefusedError,
     Series,
     SeriesChoice,
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 class ReadOptions:
     """How a path is read: the series wanted, what to do with irregular ones, and what an input may cost.
 
+    ``points`` are the places that a network of points is asked about; without, it is the middle of a crop.
     ``allow_outside`` answers what lies outside of the bundle's input domain, and flags it; ``strict`` refuses also what
     would only be flagged.
     """
@@ -52,6 +55,7 @@ class ReadOptions:
     allow_outside: bool = False
     limits: Limits = field(default_factory=Limits)
     rule: SeriesRule = CHEST_CT_RULE
+    points: Points | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +78,7 @@ class Case:
     asked to be read.
 
     A 2D image is a volume of one slice (``Image.geometry``) with a ``scale``; ``header`` is its data set where it is
-    DICOM.
+    DICOM. ``places`` are those that a network of points is asked about.
     """
 
     volume: Volume
@@ -83,6 +87,7 @@ class Case:
     options: ReadOptions = field(default_factory=ReadOptions)
     scale: PlaneScale | None = None
     header: Dataset | None = None
+    places: tuple[Point, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -189,6 +189,7 @@ class _Gathered:
             label_map=label_map,
             lesion_map=lesion_map,
             reconstruction_error={},
+            measured={},
             extras={},
             report=self._report(has_video),
             plane=Plane(self._clip.scale.spacing_mm, FrameTimings(self.count, median, p95)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ class Decoded:
     lesions: tuple[Lesion, ...] = ()
     lesion_map: Volume | None = None
     label_map: Volume | None = None
+    labels: tuple[Label, ...] = ()
     reconstruction: Volume | None = None
     reconstruction_error: Mapping[str, float] = field(default_factory=dict)
     image_classes: tuple[ImageClass, ...] = ()
@@ -64,6 +65,18 @@ Decoder = Callable[[Decoded, OutputSpec, Seen], None]
 One of an outside kind finds its merged tensor in ``seen.outputs.extras[spec.name]``, and adds lesions, image classes,
 or under its output's name in ``extras`` what JSON can hold; a key in it carries its unit or frame (``centre_index``).
 """
+
+
+def decode_all(specs: Sequence[OutputSpec], seen: Seen) -> Decoded:
+    """What all outputs say, one after the other.
+
+    Raises:
+        ValueError: an outside kind has no decoder, or its package cannot be loaded.
+    """
+    made = Decoded(labels=tuple(label for spec in specs if spec.name == "pred" for label in drawn_labels(spec)))
+    for spec in specs:
+        decode(made, spec, seen)
+    return made
 
 
 def decode(made: Decoded, spec: OutputSpec, seen: Seen) -> None:

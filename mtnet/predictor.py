@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from mtnet.bundle import Bundle, BundleError
+from mtnet.answers import Answers, Progress, answers_at_places, decoded_at_places, patch_of, prepared
+from mtnet.assembly import Transform, assemble, without_loader
 from mtnet.cases import Case, Clip, Item, ReadOptions, items_of, read_image_item, read_volume_item
-from mtnet.decoded import Decoded, Seen, decode, drawn_labels
+from mtnet.decoded import Seen, decode_all
 from mtnet.inference.cost import CostMeter, NoMeter
 from mtnet.inference.decode import hashed_uid
 from mtnet.inference.input_check import check_image, check_lungs, settle
 from mtnet.io.scan import scan
+from mtnet.points import one_study, placed
 from mtnet.structures import (
     Findings,
     Frame,
-    Geometry,
-    Image,
     InputDomain,
-    InputReport,
     ModelInfo,
-    OutputSpec,
     Plane,
     RefusedError,
     ReportLine,
@@ -34,19 +30,13 @@ from mtnet.structures import (
 )
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from mtnet.inference import MultiTaskInferer
     from mtnet.inference.plan import Outputs
     from mtnet.inference.region import RegionResult
     from mtnet.nets import MultiTaskNet
-
-Progress = Callable[[int, int], None]
-Transform = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    from mtnet.transforms import NodulePatchd
 
 __all__ = ["AnsweredFrame", "Answers", "Case", "Predictor", "Progress", "ReadOptions", "Transform"]
-
-FAST_OVERLAP = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,17 +46,6 @@ class AnsweredFrame:
     frame: Frame
     findings: Findings
     latency_ms: float
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Answers:
-    """What the network said about a case: merged outputs, the grid that it saw, where it looked, and what the image
-    shows of the organ that the network is made for."""
-
-    outputs: Outputs
-    grid: Geometry
-    region: RegionResult | None
-    lines: tuple[ReportLine, ...] = ()
 
 
 class Predictor:
@@ -92,13 +71,18 @@ class Predictor:
     ) -> None:
         import torch
 
-        self.spatial_dims = _spatial_dims(network, domain)
+        self.preprocessing = without_loader(preprocessing)
+        self.patch = patch_of(self.preprocessing)
+        kernel_dims = _kernel_dims(network)
+        # The planes of a network of points are cut from a volume, so what is read may have more dimensions than it.
+        self.spatial_dims = domain.spatial_dims if domain else 3 if self.patch else kernel_dims
+        if self.patch is not None:
+            _check_points(network, self.spatial_dims)
         # Channels last is faster for convolutions on a CPU; on CUDA it has not been measured.
-        last = torch.channels_last if self.spatial_dims == 2 else torch.channels_last_3d
+        last = torch.channels_last if kernel_dims == 2 else torch.channels_last_3d
         layout = last if device == "cpu" else torch.contiguous_format
         network.eval().to(device=device)
         self.network: MultiTaskNet = network.to(memory_format=layout)  # type: ignore[call-overload]
-        self.preprocessing = _without_loader(preprocessing)
         self.inferer = inferer
         self.inferer.device = device
         # Without boxes the parts of the mask are the lesions of an image, and their probability is the score.
@@ -132,22 +116,8 @@ class Predictor:
             BundleError: the bundle is damaged, has no weights or not its own, or a task is unknown.
             ValueError: the weights do not fit the network, or there is no such device.
         """
-        from mtnet.inference.precision import fast_precision
-        from mtnet.nets import load_state
-
-        where = _device(device)
-        bundle = Bundle.read(Path(folder))
-        model, domain = bundle.model_info(), bundle.input_domain()
-        build = _trusted_builder(bundle) if trust_bundle else bundle.build
-        network = build("network_def")
-        if tasks is not None:
-            bundle.config["network_def"] = {**bundle.config["network_def"], "outputs": _outputs_of(network, tasks)}
-            network = build("network_def")
-        load_state(network, bundle.weights)
-        inferer = build("inferer")
-        if fast:
-            inferer.plan = replace(inferer.plan, overlap=FAST_OVERLAP, precision=fast_precision(where))
-        return cls(network, build("preprocessing"), inferer, model, where, domain)
+        parts = assemble(Path(folder), device=device, tasks=tasks, fast=fast, trust_bundle=trust_bundle)
+        return cls(parts.network, parts.preprocessing, parts.inferer, parts.model, parts.device, parts.domain)
 
     def run(self, path: str | Path, options: ReadOptions | None = None) -> Findings:
         """Everything about the one study at ``path``.
@@ -174,9 +144,21 @@ class Predictor:
                 yield self.finish(case, self.infer(case))
 
     def items(self, studies: Sequence[Study], options: ReadOptions | None = None) -> list[Item]:
-        """What there is to answer in studies that were scanned: studies for volumes, else single images and clips."""
+        """What there is to answer in studies that were scanned: studies for volumes, else single images and clips.
+
+        Raises:
+            RefusedError: places are given, and there are several studies that they could lie in.
+            ValueError: places are given, and the network is none of points.
+        """
+        options = options or ReadOptions()
         modalities = self.domain.modalities if self.domain else ()
-        return items_of(studies, self.spatial_dims, options or ReadOptions(), modalities)
+        if options.points is not None:
+            if self.patch is None:
+                raise ValueError(
+                    f"{self.model.name} looks at all of an image; places (--at, --lesions) are not for it."
+                )
+            studies = one_study(studies, options.points)
+        return items_of(studies, self.spatial_dims, options, modalities)
 
     def read(self, path: str | Path, options: ReadOptions | None = None) -> Case:
         """Scan, select and load the one study, or for a network of images the one image, at ``path``.
@@ -203,12 +185,13 @@ class Predictor:
         """Select a series of a study that was scanned, and load it; an image file is loaded as it is.
 
         Raises:
-            RefusedError: nothing in it suits, the series cannot be read right, or its headers or values lie outside of
-                the bundle's input domain.
+            RefusedError: nothing in it suits, the series cannot be read right, its headers or values lie outside of
+                the bundle's input domain, or a network of points is not told where to look in it.
         """
         options, meter = options or ReadOptions(), meter or CostMeter()
         with meter.stage("read"):
-            return self._checked(read_volume_item(study, options, meter))
+            case = read_volume_item(study, options, meter)
+            return self._checked(case if self.patch is None else self._with_places(case, self.patch))
 
     def read_item(self, item: Item, options: ReadOptions | None = None, meter: CostMeter | None = None) -> Case | Clip:
         """Read one of ``items``; a clip is opened, and its first frame stands for it in the check of the input domain.
@@ -243,17 +226,19 @@ class Predictor:
                 yield AnsweredFrame(frame, found, latency_ms)
 
     def infer(self, case: Case, progress: Progress | None = None) -> Answers:
-        """Preprocess the volume and pass the network over it once.
+        """Preprocess the volume and pass the network over it once, or over the field around each of its places.
 
         Raises:
             RefusedError: the image does not show what the network is made for; it has not run.
         """
+        if self.patch is not None:
+            return answers_at_places(case, self.preprocessing, self.network, self.inferer, progress)
         with case.meter.stage("preprocess"):
-            prepared, grid = self._prepared(case)
+            image, grid = prepared(case, self.preprocessing)
         lines: list[ReportLine] = []
         with case.meter.stage("network"):
             outputs, region = self.inferer.outputs_of(
-                prepared[None],
+                image[None],
                 self.network,
                 grid=grid,
                 target=case.volume.geometry,
@@ -268,34 +253,14 @@ class Predictor:
 
         if len(cases) == 1:
             return [self.infer(cases[0])]
-        prepared = [self._prepared(case) for case in cases]
+        images = [prepared(case, self.preprocessing) for case in cases]
         merged = self.inferer.outputs_of_batch(
-            torch.stack([image for image, _ in prepared]),
+            torch.stack([image for image, _ in images]),
             self.network,
-            grids=[grid for _, grid in prepared],
+            grids=[grid for _, grid in images],
             target=cases[0].volume.geometry,
         )
-        return [Answers(outputs, grid, None) for outputs, (_, grid) in zip(merged, prepared, strict=True)]
-
-    def _prepared(self, case: Case) -> tuple[Tensor, Geometry]:
-        """The image ``(C, *S)`` as the network sees it, and its grid."""
-        import torch
-        from monai.data import MetaTensor
-
-        from mtnet.inference.inferer import grid_from_ras
-        from mtnet.io.loader import as_loaded
-
-        volume = case.volume
-        if case.scale is None:
-            image = MetaTensor(
-                torch.from_numpy(np.ascontiguousarray(volume.array[0], dtype=np.float32)),
-                affine=torch.as_tensor(volume.geometry.affine_ras),
-            )
-        else:
-            image = as_loaded(Image(volume.array[..., 0], case.scale.spacing_mm, volume.modality))
-        prepared = self.preprocessing({"image": image})["image"]
-        del image
-        return prepared.as_tensor(), grid_from_ras(prepared.shape[1:], prepared.affine.numpy())
+        return [Answers(outputs, grid, None) for outputs, (_, grid) in zip(merged, images, strict=True)]
 
     def finish(self, case: Case, answers: Answers) -> Findings:
         """Turn the merged outputs into findings on the grid of the source."""
@@ -303,19 +268,21 @@ class Predictor:
         options = self._options(case)
         source = case.source.sop_instance_uid or case.source.series_instance_uid or case.source.file_name
         seed = "|".join((source, self.model.weights_sha256, *options))
-        made = Decoded()
+        uid_seed = hashed_uid(seed, *options.values())
         seen = Seen(
             case,
             outputs,
             answers.grid,
-            hashed_uid(seed, *options.values()),
+            uid_seed,
             region=answers.region.mask.numpy() if answers.region else None,
             values=self.inferer.region.hu_window if self.inferer.region else None,
             masks_tell_lesions=self.masks_tell_lesions,
         )
         with case.meter.stage("decode"):
-            for spec in self.network.outputs:
-                decode(made, spec, seen)
+            if self.patch is None:
+                made = decode_all(self.network.outputs, seen)
+            else:
+                made = decoded_at_places(case, answers, self.network.outputs, uid_seed)
         regional = answers.region.lines if answers.region else ()
         return Findings(
             geometry=volume.geometry,
@@ -323,18 +290,30 @@ class Predictor:
             model=self.model,
             lesions=made.lesions,
             image_classes=made.image_classes,
-            labels=tuple(label for spec in self.network.outputs if spec.name == "pred" for label in drawn_labels(spec)),
+            labels=made.labels,
             label_map=made.label_map,
             lesion_map=made.lesion_map,
             reconstruction=made.reconstruction,
             reconstruction_error=made.reconstruction_error,
             measured=made.measured,
             extras=made.extras,
-            report=_windows_line(volume.report, outputs).plus((*answers.lines, *regional, *outputs.lines, *made.lines)),
+            report=volume.report.plus(
+                (self._seen_line(outputs), *answers.lines, *regional, *outputs.lines, *made.lines)
+            ),
             costs=tuple(case.meter.costs),
             options=options,
             plane=None if case.scale is None else Plane(case.scale.spacing_mm),
         )
+
+    def _with_places(self, case: Case, patch: NodulePatchd) -> Case:
+        """The case with the places that the network is asked about, and what is to be said of them in its report."""
+        from mtnet.transforms import LARGEST_CROP_MM
+
+        volume = case.volume
+        places, lines = placed(
+            case.options.points, volume.geometry, case.source, patch.field_mm, largest_crop_mm=LARGEST_CROP_MM
+        )
+        return replace(case, places=places, volume=replace(volume, report=volume.report.plus(lines)))
 
     def _checked(self, case: Case) -> Case:
         """The case with what its headers and values say about it in its report."""
@@ -369,66 +348,34 @@ class Predictor:
             "region": region.rule if region else "whole",
             "outputs": ",".join(spec.name for spec in self.network.outputs),
             "repaired": "yes" if any(line.severity == "repaired" for line in case.volume.report) else "no",
+            **({} if self.patch is None else {"places": _kind_of_places(case.options)}),
         }
 
-
-def _windows_line(report: InputReport, outputs: Outputs) -> InputReport:
-    message = (
-        f"The network saw {outputs.windows_run} of {outputs.windows_total} windows; "
-        f"{outputs.region_share:.1%} of the image lies in the region that was looked at."
-    )
-    return report.plus([ReportLine("windows", "note", message, "network")])
-
-
-def _without_loader(preprocessing: Transform) -> Transform:
-    from monai.transforms import Compose
-
-    if not isinstance(preprocessing, Compose):
-        return preprocessing
-    rest: Transform = Compose([step for step in preprocessing.transforms if "LoadImage" not in type(step).__name__])
-    return rest
+    def _seen_line(self, outputs: Outputs) -> ReportLine:
+        if self.patch is not None:
+            field = " x ".join(f"{side:.4g}" for side in self.patch.field_mm)
+            message = f"The network saw a field of {field} mm around each of {outputs.windows_run} place(s)."
+            return ReportLine("places", "note", message, "network")
+        message = (
+            f"The network saw {outputs.windows_run} of {outputs.windows_total} windows; "
+            f"{outputs.region_share:.1%} of the image lies in the region that was looked at."
+        )
+        return ReportLine("windows", "note", message, "network")
 
 
-def _outputs_of(network: MultiTaskNet, tasks: Sequence[str]) -> list[str]:
-    unknown = [task for task in tasks if task not in network.branches]
-    if unknown or not tasks:
-        raise BundleError(f"tasks is {', '.join(tasks) or 'empty'}; this bundle has {', '.join(network.branches)}.")
-    return [spec.name for task in tasks for spec in _specs(network.branches[task])]
+def _kind_of_places(options: ReadOptions) -> str:
+    if options.points is None:
+        return "middle of the crop"
+    return "lesions of an earlier run" if options.points.of_lesions else "given"
 
 
-def _specs(branch: Any) -> tuple[OutputSpec, ...]:
-    specs: tuple[OutputSpec, ...] = branch.outputs
-    return specs
-
-
-def _spatial_dims(network: MultiTaskNet, domain: InputDomain | None) -> int:
-    """What the bundle declares; else what the first kernel of the network tells, and 3 where there is none."""
-    if domain is not None:
-        return domain.spatial_dims
+def _kernel_dims(network: MultiTaskNet) -> int:
+    """What the first kernel of the network tells, and 3 where there is none."""
     return next((weight.ndim - 2 for weight in network.parameters() if weight.ndim in (4, 5)), 3)
 
 
-def _device(name: str) -> str:
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"device is {name!r}; expected auto, cpu, cuda, cuda:1...") from None
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device.type == "cuda" and (device.index or 0) >= count:
-        there = f"{count} CUDA device(s)" if count else "no CUDA device"
-        raise ValueError(f"device is {name!r}, but torch sees {there} here; use --device cpu.")
-    return name
-
-
-def _trusted_builder(bundle: Bundle) -> Callable[[str], Any]:
-    from monai.bundle import ConfigParser
-
-    def build(part: str) -> Any:
-        parser = ConfigParser({**bundle.config, "bundle_root": str(bundle.folder)})
-        return parser.get_parsed_content(part)
-
-    return build
+def _check_points(network: MultiTaskNet, spatial_dims: int) -> None:
+    other = [spec.name for spec in network.outputs if spec.kind != "global"]
+    if other or spatial_dims != 3:
+        told = f"its outputs {', '.join(other)} are not" if other else "its input domain is one of images"
+        raise ValueError(f"The network is asked about places in a volume, and answers in global outputs, but {told}.")

@@ -157,7 +157,12 @@ class MultiTaskInferer(Inferer):  # type: ignore[misc]  # MONAI is not typed
         return run(network, padded, plan, progress), region
 
     def outputs_of_batch(
-        self, images: Tensor, network: Network, *, grids: Sequence[Geometry], target: Geometry
+        self,
+        images: Tensor,
+        network: Network,
+        *,
+        grids: Sequence[Geometry] | None = None,
+        target: Geometry | None = None,
     ) -> list[Outputs]:
         """``outputs_of`` for images of one size, such as frames of a clip: where each is seen as a whole, the network
         passes over all of them at once; else, and where that takes too much memory, one goes after the other.
@@ -165,8 +170,8 @@ class MultiTaskInferer(Inferer):  # type: ignore[misc]  # MONAI is not typed
         Args:
             images: ``(N, C, *S)``.
             network: in the mode in which it is to answer.
-            grids: of each image.
-            target: grid of the dense outputs.
+            grids: of each image; not needed for global outputs alone.
+            target: grid of the dense outputs; that of the image by default.
         """
         padded, _, window = self.padded(images, network)
         nets: list[Network] = [network] * len(images)
@@ -180,8 +185,10 @@ class MultiTaskInferer(Inferer):  # type: ignore[misc]  # MONAI is not typed
                 if not is_out_of_memory(error):
                     raise
         return [
-            self.outputs_of(images[number : number + 1], net, grid=grid, target=target)[0]
-            for number, (net, grid) in enumerate(zip(nets, grids, strict=True))
+            self.outputs_of(
+                images[number : number + 1], net, grid=None if grids is None else grids[number], target=target
+            )[0]
+            for number, net in enumerate(nets)
         ]
 
     def padded(self, image: Tensor, network: Network) -> tuple[Tensor, tuple[int, ...], tuple[int, ...]]:

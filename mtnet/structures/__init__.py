@@ -17,6 +17,7 @@ from mtnet.structures.image import Frame, Image
 from mtnet.structures.input_domain import DOMAIN_VERDICTS, Bounds, InputDomain
 from mtnet.structures.labels import Code, Label
 from mtnet.structures.outputs import LesionChannel, OutputSpec
+from mtnet.structures.point import Point
 from mtnet.structures.report import InputReport, RefusedError, ReportLine
 from mtnet.structures.study import Instance, Series, SeriesKind, Stack, Study
 from mtnet.structures.volume import Volume
@@ -41,6 +42,7 @@ __all__ = [
     "ModelInfo",
     "OutputSpec",
     "Plane",
+    "Point",
     "RefusedError",
     "ReportLine",
     "Series",

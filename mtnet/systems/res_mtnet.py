@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from mtnet.structures import Label, OutputSpec
+from mtnet.structures import Code, Label, OutputSpec
 
 if TYPE_CHECKING:
     from monai.transforms import Compose
@@ -52,8 +52,13 @@ DIAMETER_MM = (8.7, 5.0)
 READER_RATING = (2.9, 1.2)
 """Mean and standard deviation over 788 nodules of LIDC."""
 
-SUSPICION = (Label(0, "low_reader_suspicion"), Label(1, "high_reader_suspicion"))
-CLASSIFICATION = OutputSpec("pred", "global", SUSPICION, activation="softmax")
+_NODULE = Code("27925004", "SCT", "Nodule")
+_LUNG = Code("39607008", "SCT", "Lung")
+SUSPICION = (
+    Label(0, "low_reader_suspicion", (92, 205, 255), _NODULE, _LUNG),
+    Label(1, "high_reader_suspicion", (255, 150, 60), _NODULE, _LUNG),
+)
+CLASSIFICATION = OutputSpec("pred", "global", SUSPICION, activation="softmax", title="reader_suspicion")
 DIAMETER = OutputSpec("diameter", "global", units="mm")
 RATING = OutputSpec("reader_rating", "global", units="rating 1 to 5")
 

@@ -16,6 +16,9 @@ from torch.nn import functional as F
 
 AT = "at_lps_mm"
 """Key of the point (x, y, z) that a patch is taken around; the middle of the volume where an item has none."""
+LARGEST_CROP_MM = 120.0
+"""Only of a volume that is no longer along any axis is the middle taken: LIDC's crops have up to 75 mm, a chest more
+than 200."""
 
 _RAS_OF_LPS = np.diag([-1.0, -1.0, 1.0])
 
@@ -35,7 +38,7 @@ class NodulePatchd(MapTransform):  # type: ignore[misc]  # MONAI is not typed
         allow_missing_keys: pass over keys that an item lacks.
 
     Raises:
-        ValueError: a size, field or distance that is not above 0.
+        ValueError: a size, field or distance that is not above 0; when called, a volume that is no crop, without point.
     """
 
     def __init__(
@@ -59,6 +62,12 @@ class NodulePatchd(MapTransform):  # type: ignore[misc]  # MONAI is not typed
         self.planes = planes
         self.plane_mm = plane_mm
 
+    @property
+    def field_mm(self) -> tuple[float, float, float]:
+        """What a patch shows, along x, y and z, from face to face."""
+        edge = self.size * self.step_mm
+        return edge, edge, edge if self.planes is None else self.planes * self.plane_mm
+
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return a copy of ``data`` with a patch under each key, around the point under ``at_lps_mm``."""
         taken = dict(data)
@@ -75,6 +84,12 @@ class NodulePatchd(MapTransform):  # type: ignore[misc]  # MONAI is not typed
         affine_lps[:3] = _RAS_OF_LPS @ affine_lps[:3]
         shape = np.array(values.shape[1:])
         if at_lps_mm is None:
+            longest_mm = float((np.linalg.norm(affine_lps[:3, :3], axis=0) * shape).max())
+            if longest_mm > LARGEST_CROP_MM:
+                raise ValueError(
+                    f"The volume is {longest_mm:.0f} mm long and the item has no {AT!r}; only of a crop of at most "
+                    f"{LARGEST_CROP_MM:g} mm is the middle taken. Give the place (x, y, z in LPS mm)."
+                )
             centre = (affine_lps @ [*((shape - 1) / 2), 1.0])[:3]
         else:
             centre = np.asarray(at_lps_mm, np.float64)
