@@ -14,11 +14,12 @@ from monai.inferers import Inferer
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mtnet.inference.engine import Network, Progress, forward, run
+from mtnet.inference.engine import Progress, run
 from mtnet.inference.memory import is_out_of_memory
 from mtnet.inference.plan import Detections, Importance, Outputs, Plan
 from mtnet.inference.precision import Precision
 from mtnet.inference.region import Region, RegionResult
+from mtnet.inference.runtimes import EagerPass, Network, Pass, Runtime, module_of, prepare, tensor_names
 from mtnet.inference.windows import pad_to_window
 from mtnet.structures import Geometry, OutputSpec
 
@@ -50,6 +51,8 @@ class MultiTaskInferer(Inferer):  # type: ignore[misc]  # MONAI is not typed
         dense: ``logits`` (raw blended values, for a config that activates them itself), ``probabilities``, or
             ``labels`` (``(B, 1, *S)``).
         precision: ``float32``, ``bfloat16`` or ``float16``.
+        runtime: ``eager``, ``compile`` or ``openvino``; what was compiled for a network serves all images after it.
+        memory_limit_bytes: of the network's device, beyond what is taken when an image starts; None for no limit.
         device: where the network lies; that of the inputs by default. Answers come back on the inputs' device.
         nms_iou: IoU above which a box is dropped for a better one.
         score_floor: boxes below it are not returned.
@@ -71,6 +74,8 @@ class MultiTaskInferer(Inferer):  # type: ignore[misc]  # MONAI is not typed
         layout: Layout = "batch",
         dense: DenseForm = "logits",
         precision: Precision = "float32",
+        runtime: Runtime = "eager",
+        memory_limit_bytes: int | None = None,
         device: str | None = None,
         nms_iou: float = 0.22,
         score_floor: float = 0.05,
@@ -95,10 +100,17 @@ class MultiTaskInferer(Inferer):  # type: ignore[misc]  # MONAI is not typed
             batch=sw_batch_size,
             importance=mode,
             precision=precision,
+            runtime=runtime,
+            memory_limit_bytes=memory_limit_bytes,
             nms_iou=nms_iou,
             score_floor=score_floor,
             max_boxes=max_boxes,
         )
+        self._compiled: tuple[object, Pass] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what was compiled, which cannot be copied."""
+        return {**self.__dict__, "_compiled": None}
 
     def __call__(
         self, inputs: Tensor, network: Callable[..., Mapping[str, Tensor]], *args: Any, **kwargs: Any
@@ -154,7 +166,7 @@ class MultiTaskInferer(Inferer):  # type: ignore[misc]  # MONAI is not typed
             plan = replace(plan, region=region.mask)
         if on_region is not None:
             on_region(region)
-        return run(network, padded, plan, progress), region
+        return run(network, padded, plan, progress, self._ready(network, device)), region
 
     def outputs_of_batch(
         self,
@@ -179,7 +191,8 @@ class MultiTaskInferer(Inferer):  # type: ignore[misc]  # MONAI is not typed
             try:
                 with torch.no_grad():
                     batch = padded.to(self.device or str(images.device), torch.float32)
-                    tensors = forward(network, batch, self.plan)
+                    ready = self._ready(network, self.device or str(images.device))
+                    tensors = ready(batch, max(len(batch), self.plan.batch))
                 nets = [_Answered(network, tensors, number) for number in range(len(images))]
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
@@ -190,6 +203,19 @@ class MultiTaskInferer(Inferer):  # type: ignore[misc]  # MONAI is not typed
             )[0]
             for number, net in enumerate(nets)
         ]
+
+    def _ready(self, network: Network, device: str) -> Pass:
+        """The network in the plan's runtime; the one that was made ready last if it is still the same."""
+        plan = self.plan
+        if plan.runtime == "eager" or isinstance(network, _Answered):
+            return EagerPass(network, plan.precision, device)
+        module = module_of(network)
+        held = [] if module is None else [*module.parameters(), *module.buffers()]
+        weights = tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in held)
+        key = (module, weights, tensor_names(network), plan.runtime, plan.precision, device)
+        if self._compiled is None or self._compiled[0] != key:
+            self._compiled = key, prepare(network, plan.runtime, plan.precision, device)
+        return self._compiled[1]
 
     def padded(self, image: Tensor, network: Network) -> tuple[Tensor, tuple[int, ...], tuple[int, ...]]:
         """The image padded as the engine wants it, its size before that, and the window."""
@@ -239,6 +265,7 @@ class _View:
             )
         self.outputs: tuple[OutputSpec, ...] = tuple(_as_wanted(spec, dense) for spec in specs)
         self.stride = int(getattr(getattr(network, "module", network), "stride", 1))
+        self.module = None if args or kwargs else module_of(network)
         self._network = network
         self._args = args
         self._kwargs = kwargs

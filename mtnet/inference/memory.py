@@ -36,7 +36,8 @@ class Memory:
         batch: windows in one pass to start with.
         device: where the network and, at first, the accumulators lie.
 
-    ``fixed_bytes`` is what accumulators and results take whatever the batch; the merger that makes them sets it.
+    ``fixed_bytes`` is what accumulators, and results where they lie beside them, take whatever the batch; the merger
+    that makes them sets it.
     """
 
     def __init__(self, batch: int, device: torch.device) -> None:
@@ -68,6 +69,9 @@ class Memory:
             limit_bytes: what may be taken, ``fixed_bytes`` among it.
             window_bytes: one window in one pass of the network.
         """
+        if self.accumulator_device.type != "cpu" and self.fixed_bytes + _MIN_SLAB_BYTES + window_bytes > limit_bytes:
+            self._accumulate_on_host("To stay in the memory limit")
+            self.fixed_bytes = 0
         free = limit_bytes - self.fixed_bytes
         self.slab_bytes = int(min(self.slab_bytes, max(free // 4, _MIN_SLAB_BYTES)))
         fits = max((free - self.slab_bytes) // max(window_bytes, 1), 0)
@@ -85,13 +89,16 @@ class Memory:
                 "time is estimated to need; it may be passed.",
             )
 
+    def no_overlap(self) -> None:
+        """Say that from here on nothing is copied or merged while the network runs."""
+        self._say("memory_no_overlap", "Memory ran out; windows are merged before the next ones are in the network.")
+
     def _give_way(self) -> bool:
         if self.batch > 1:
             self.batch //= 2
             self._say("memory_batch_halved", f"Memory ran out; {self.batch} windows go through the network at once.")
         elif self.accumulator_device.type != "cpu":
-            self.accumulator_device = torch.device("cpu")
-            self._say("memory_accumulators_on_host", "Memory ran out; outputs are accumulated on the host.")
+            self._accumulate_on_host("Memory ran out")
         elif self.slab_bytes > _MIN_SLAB_BYTES:
             self.slab_bytes //= 2
             self._say(
@@ -101,27 +108,40 @@ class Memory:
             return False
         return True
 
+    def _accumulate_on_host(self, why: str) -> None:
+        self.accumulator_device = torch.device("cpu")
+        self._say("memory_accumulators_on_host", f"{why}, outputs are accumulated on the host.")
+
     def _say(self, code: str, message: str) -> None:
         self.lines.append(ReportLine(code, "note", message, "inference"))
 
 
 class ActivationMeter:
-    """While entered, measures the largest module of ``net``: bytes of its input and output tensors together.
+    """While entered, measures what a pass of ``net`` takes.
 
-    Twice that is the estimate of what one pass takes: a decoder's concatenated input is on top of the levels that it
-    was made of, and a convolution's workspace is about its output again.
+    On CUDA that is what torch's allocator tells. Elsewhere it is the largest module, bytes of its input and output
+    tensors together, twice: a decoder's concatenated input is on top of the levels that it was made of, and a
+    convolution's workspace is about its output again.
     """
 
-    def __init__(self, net: object) -> None:
+    def __init__(self, net: nn.Module | None, device: torch.device) -> None:
         self.largest_bytes = 0
-        self._leaves = [m for m in net.modules() if not any(m.children())] if isinstance(net, nn.Module) else []
+        self._device = device if device.type == "cuda" else None
+        self._base_bytes = 0
+        self._leaves = [] if net is None else [m for m in net.modules() if not any(m.children())]
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def __enter__(self) -> ActivationMeter:
-        self._handles = [leaf.register_forward_hook(self._measure) for leaf in self._leaves]
+        if self._device is not None:
+            torch.cuda.reset_peak_memory_stats(self._device)
+            self._base_bytes = torch.cuda.memory_allocated(self._device)
+        else:
+            self._handles = [leaf.register_forward_hook(self._measure) for leaf in self._leaves]
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._device is not None:
+            self.largest_bytes = (torch.cuda.max_memory_allocated(self._device) - self._base_bytes) // 2
         for handle in self._handles:
             handle.remove()
 

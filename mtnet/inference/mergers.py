@@ -130,7 +130,8 @@ class DenseMerger:
         target = self._job.place.target.shape
         answers = [Answer(s, channels[s.name], target, plan.keep_probabilities) for s in self._specs]
         sinks = {a.spec.name: make_sink(a, self._job.place, self._job.memory) for a in answers}
-        self._job.memory.fixed_bytes = sum(b.nbytes for b in bands.values()) + sum(a.nbytes for a in answers)
+        on_host = sum(a.nbytes for a in answers) if device.type == "cpu" else 0
+        self._job.memory.fixed_bytes = sum(b.nbytes for b in bands.values()) + on_host
         return bands, sinks
 
     def _check(self, spec: OutputSpec, tensor: Tensor, windows: int) -> None:

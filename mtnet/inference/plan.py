@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mtnet.inference.precision import Precision
+from mtnet.inference.runtimes import Runtime
 from mtnet.structures import Geometry, ReportLine
 
 Importance = Literal["gaussian", "constant"]
@@ -27,6 +28,8 @@ class Plan:
         importance: weight of a window's voxels in the blend. ``gaussian`` is MONAI's map: sigma an eighth of the
             window, not below 1e-3 or its own minimum; ``constant`` is a plain mean.
         precision: ``float32``, or autocast to ``bfloat16`` or ``float16``. Accumulators are always float32.
+        runtime: what passes the windows through the network: ``eager``, ``compile`` or ``openvino``; see
+            ``mtnet.inference.runtimes``.
         device: where the network lies; windows are moved there.
         starts: first voxel of every window, where windows are given instead of laid out. Dense outputs are background
             where no given window comes (with interpolation also one voxel around it), and no box centre counts there.
@@ -37,8 +40,8 @@ class Plan:
             one voxel along k.
         target: grid on which dense outputs are wanted; None is the image grid. Needs ``grid``.
         keep_probabilities: also return the probabilities of every labelled dense output on the target grid.
-        memory_limit_bytes: memory that the engine may take beyond what is taken when it starts; batch and slabs are
-            chosen to an estimate of it.
+        memory_limit_bytes: memory of the network's device that the engine may take beyond what is taken when it
+            starts; batch and slabs are chosen to an estimate of it.
         score_floor: candidates below this score are not looked at.
         max_candidates: best candidates of a window that are looked at, for each output.
         nms_iou: a box that overlaps a better one by more than this IoU is dropped.
@@ -53,6 +56,7 @@ class Plan:
     batch: int = 1
     importance: Importance = "gaussian"
     precision: Precision = "float32"
+    runtime: Runtime = "eager"
     device: str = "cpu"
     starts: tuple[tuple[int, ...], ...] | None = None
     region: Tensor | None = None
@@ -74,7 +78,8 @@ class Plan:
         for name in ("batch", "max_candidates", "max_boxes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"Plan.{name} is {getattr(self, name)}; expected 1 or more.")
-        for name, choices in (("importance", get_args(Importance)), ("precision", get_args(Precision))):
+        allowed = {"importance": Importance, "precision": Precision, "runtime": Runtime}
+        for name, choices in ((name, get_args(kind)) for name, kind in allowed.items()):
             if getattr(self, name) not in choices:
                 raise ValueError(f"Plan.{name} is {getattr(self, name)!r}; expected one of {', '.join(choices)}.")
         for name in ("nms_iou", "score_floor"):

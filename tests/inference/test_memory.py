@@ -68,7 +68,7 @@ def test_torch_s_own_refusal_is_recognised():
 
 def test_the_meter_sees_the_largest_module_and_leaves_no_hook():
     net = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 2, 3, padding=1))
-    with ActivationMeter(net) as meter:
+    with ActivationMeter(net, torch.device("cpu")) as meter:
         net(torch.zeros(1, 1, 32, 32))
     assert meter.window_bytes == 2 * 4 * 32 * 32 * (8 + 2)
     assert not any(module._forward_hooks for module in net.modules())

@@ -1,0 +1,179 @@
+"""A network through OpenVINO on a CPU: exported by torch, converted in memory, compiled for one size of batch."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mtnet.inference.precision import Precision
+
+_SIZES_KEPT = 4
+"""Compiled networks that are kept: one a size of batch and window. Each holds its own copy of the weights."""
+
+_HINTS: dict[str, tuple[str, str]] = {
+    "float32": ("f32", "FP32"),
+    "bfloat16": ("bf16", "BF16"),
+    "float16": ("f16", "FP16"),
+}
+"""OpenVINO's name of a precision, and of the capability that a device must tell to do it well."""
+
+
+def import_openvino() -> Any:
+    """The module.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    try:
+        import openvino
+    except ImportError as error:
+        raise ValueError(
+            f"Runtime 'openvino' needs the package openvino ({error}); install it with: pip install 'mtnet[openvino]'."
+        ) from error
+    return openvino
+
+
+def openvino_half_precision() -> Precision:
+    """The half precision that OpenVINO says this CPU has instructions for; float32 where it has none."""
+    told = import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if "BF16" in told:
+        return "bfloat16"
+    return "float16" if "FP16" in told else "float32"
+
+
+_LARGEST_ERROR: dict[str, float] = {"float32": 0.01, "bfloat16": 0.25, "float16": 0.25}
+"""Of a tensor, root of the mean square against torch's over that of torch's: far above rounding, far below nonsense."""
+
+
+class OpenVinoPass:
+    """Passes through OpenVINO.
+
+    The first pass of each size is held against torch's, so that a damaged cache or a converter's fault is an error and
+    no answer.
+
+    Args:
+        module: gives tensors by name; as it is at the first pass of a size.
+        names: of its tensors.
+        precision: must be one that the CPU does well: elsewhere OpenVINO would take another and not say so.
+        cache: folder in which compiled networks are kept between runs, or None.
+
+    Raises:
+        ValueError: OpenVINO is missing, or the CPU does not have the precision.
+    """
+
+    def __init__(self, module: nn.Module, names: Sequence[str], precision: Precision, cache: Path | None) -> None:
+        openvino = import_openvino()
+        self._core = openvino.Core()
+        self._network, self._precision = _InOrder(module, names), precision
+        hint, needed = _HINTS[precision]
+        if needed not in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            raise ValueError(
+                f"This CPU has no instructions for {precision} that OpenVINO could use; use precision 'float32'."
+            )
+        self._settings: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": hint,
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        }
+        if cache is not None:
+            # Its key leaves the precision out (2026.4): bfloat16 would be given the network made for float32, and
+            # answer nonsense.
+            self._settings["CACHE_DIR"] = str(cache / f"{openvino.__version__.split('-')[0]}-{hint}")
+        self._requests: OrderedDict[tuple[int, ...], Any] = OrderedDict()
+
+    def __call__(self, windows: Tensor, at_once: int, /) -> Mapping[str, Tensor]:
+        """Pass the windows, filled up to ``at_once``. The tensors are OpenVINO's own until the next pass.
+
+        Raises:
+            ValueError: the network cannot be exported or converted.
+        """
+        from mtnet.inference.runtimes import filled
+
+        batch = filled(windows, at_once).contiguous()
+        size = tuple(batch.shape)
+        if size not in self._requests:
+            request = self._compiled(batch)
+            self._check(_infer(request, batch), batch)
+            self._requests[size] = request
+            if len(self._requests) > _SIZES_KEPT:
+                self._requests.popitem(last=False)
+        self._requests.move_to_end(size)
+        tensors = _infer(self._requests[size], batch)
+        return {name: tensor[: len(windows)] for name, tensor in zip(self._network.names, tensors, strict=True)}
+
+    def _compiled(self, example: Tensor) -> Any:
+        # Not openvino.convert_model, which loads command-line tools that can send usage reports.
+        from openvino.frontend import FrontEndManager
+        from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
+
+        try:
+            with torch.no_grad(), _quiet():
+                exported = torch.export.export(self._network, (example,))
+                frontend = FrontEndManager().load_by_framework("pytorch")
+                # By name: OpenVINO does not keep it alive.
+                decoder = TorchFXPythonDecoder.from_exported_program(exported)
+                model = frontend.convert(frontend.load(decoder))
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise ValueError(
+                f"The network cannot be converted for OpenVINO ({type(error).__name__}: {str(error).splitlines()[0]}); "
+                "use runtime 'eager' or 'compile'."
+            ) from error
+        model.reshape(list(example.shape))
+        return self._core.compile_model(model, "CPU", self._settings).create_infer_request()
+
+    def _check(self, answers: Sequence[Tensor], batch: Tensor) -> None:
+        with torch.no_grad():
+            expected = self._network(batch)
+        for name, got, wanted in zip(self._network.names, answers, expected, strict=True):
+            error = float((got - wanted).square().mean().sqrt() / wanted.square().mean().sqrt().clamp_min(1e-6))
+            if not error <= _LARGEST_ERROR[self._precision]:
+                raise ValueError(
+                    f"OpenVINO in {self._precision} gives other answers than torch: {name!r} differs by {error:.0%} of "
+                    "its size on the first window. Use runtime 'eager', or empty the folder of compiled networks "
+                    f"({self._settings.get('CACHE_DIR', 'none is used')})."
+                )
+
+
+def _infer(request: Any, batch: Tensor) -> list[Tensor]:
+    answers = request.infer({0: batch.numpy()}, share_inputs=True, share_outputs=True)
+    return [torch.from_numpy(answers[number]) for number in range(len(answers))]
+
+
+class _InOrder(nn.Module):
+    """A network with its tensors as a tuple."""
+
+    def __init__(self, module: nn.Module, names: Sequence[str]) -> None:
+        super().__init__()
+        self.module = module
+        self.names = tuple(names)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """The tensors in the order of ``names``."""
+        answers = self.module(image)
+        missing = [name for name in self.names if name not in answers]
+        if missing:
+            raise ValueError(f"The network did not give {', '.join(missing)}; it gave {', '.join(answers)}.")
+        return tuple(answers[name] for name in self.names)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the converter warns of: operators that it knows under another name, functions that torch renames."""
+    was = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(was)
