@@ -38,6 +38,7 @@ def assemble(
     tasks: Sequence[str] | None = None,
     fast: bool = False,
     trust_bundle: bool = False,
+    weights: Path | None = None,
 ) -> Parts:
     """Build the parts of a bundle; see ``Predictor.from_bundle``.
 
@@ -49,7 +50,7 @@ def assemble(
     from mtnet.nets import load_state
 
     where = _device(device)
-    bundle = Bundle.read(folder)
+    bundle = replace(Bundle.read(folder), given_weights=weights)
     model, domain = bundle.model_info(), bundle.input_domain()
     build = _trusted_builder(bundle) if trust_bundle else bundle.build
     network = build("network_def")

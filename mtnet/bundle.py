@@ -77,11 +77,13 @@ class BundleError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A bundle folder, its metadata and its inference config, as plain data."""
+    """A bundle folder, its metadata and its inference config, as plain data; with ``given_weights`` in place of its own
+    where there are such."""
 
     folder: Path
     metadata: dict[str, Any]
     config: dict[str, Any]
+    given_weights: Path | None = None
 
     @classmethod
     def read(cls, folder: Path) -> Bundle:
@@ -98,8 +100,8 @@ class Bundle:
 
     @property
     def weights(self) -> Path:
-        """The state dict, ``models/model.pt``."""
-        return self.folder / "models" / "model.pt"
+        """The state dict: what was given, else ``models/model.pt``."""
+        return self.given_weights or self.folder / "models" / "model.pt"
 
     def build(self, part: str) -> Any:
         """Build one of ``PARTS`` from the names in ``ALLOWED``.
@@ -116,16 +118,22 @@ class Bundle:
     def check_weights(self) -> str:
         """Compare the weights with the SHA-256 in the metadata and return their hash.
 
-        A file beside the weights, ``model.pt.sha256``, written by training, names locally trained weights.
+        A file beside the weights, ``model.pt.sha256``, written by training, names locally trained weights. Weights that
+        were given are taken on the user's word.
 
         Raises:
             BundleError: the weights are missing, or are neither the published nor the locally trained ones.
         """
         if not self.weights.is_file():
-            raise BundleError(f"{self.weights} is missing: the bundle has no weights. Fetch them or train the bundle.")
+            why = (
+                "the bundle has no weights. Fetch them or train the bundle"
+                if not self.given_weights
+                else "no such file"
+            )
+            raise BundleError(f"{self.weights} is missing: {why}.")
         digest = hashlib.sha256(self.weights.read_bytes()).hexdigest()
         published = self.metadata.get("weights_sha256")
-        if digest == published or digest == self._local_hash():
+        if self.given_weights or digest == published or digest == self._local_hash():
             return digest
         raise BundleError(
             f"{self.weights}: SHA-256 is {digest}, but metadata.json says {published}. The file is damaged or was "

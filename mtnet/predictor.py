@@ -102,6 +102,7 @@ class Predictor:
         tasks: Sequence[str] | None = None,
         fast: bool = False,
         trust_bundle: bool = False,
+        weights: Path | None = None,
     ) -> Predictor:
         """Build from a bundle folder, reading it as data (``mtnet.bundle``).
 
@@ -111,12 +112,15 @@ class Predictor:
             tasks: branches to run; all by default.
             fast: no overlap and the half precision that the device does well.
             trust_bundle: hand the config to MONAI's parser, which runs whatever it says.
+            weights: a state dict in place of the bundle's own.
 
         Raises:
             BundleError: the bundle is damaged, has no weights or not its own, or a task is unknown.
             ValueError: the weights do not fit the network, or there is no such device.
         """
-        parts = assemble(Path(folder), device=device, tasks=tasks, fast=fast, trust_bundle=trust_bundle)
+        parts = assemble(
+            Path(folder), device=device, tasks=tasks, fast=fast, trust_bundle=trust_bundle, weights=weights
+        )
         return cls(parts.network, parts.preprocessing, parts.inferer, parts.model, parts.device, parts.domain)
 
     def run(self, path: str | Path, options: ReadOptions | None = None) -> Findings:
