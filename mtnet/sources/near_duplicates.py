@@ -41,7 +41,9 @@ def fingerprint(array: NDArray[np.generic]) -> Fingerprint:
     weights = (0.299, 0.587, 0.114) if grey.shape[0] == 3 else (1.0,)
     plane = np.tensordot(np.asarray(weights, dtype=np.float32), grey, axes=1).T
     picture = Image.fromarray(np.ascontiguousarray(plane))
-    steps = np.asarray(picture.resize((17, 16), Image.Resampling.BOX))
+    span = float(plane.max() - plane.min()) or 1.0
+    # Whole steps of 1/255 of the span: noise in black borders would otherwise fill the hash.
+    steps = np.rint(np.asarray(picture.resize((17, 16), Image.Resampling.BOX)) * (255 / span))
     signs = np.where(steps[:, 1:] > steps[:, :-1], 1.0, -1.0).ravel()
     small = np.asarray(picture.resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX)).ravel()
     small = small - small.mean()
