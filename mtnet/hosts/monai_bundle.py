@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mtnet.bundle import Bundle, BundleError, find_bundle
-from mtnet.predictor import Predictor, Transform
+from mtnet.points import asked
+from mtnet.predictor import Predictor, ReadOptions, Transform
 from mtnet.structures import ModelInfo, RefusedError, ReportLine
 from mtnet.study_folder import answer_studies
 
@@ -43,11 +45,13 @@ class BundleWeights:
     Args:
         bundle_root: the bundle.
         network: that the evaluator runs.
+        weights: load this file in place of the bundle's own; nobody vouches for it then.
     """
 
-    def __init__(self, bundle_root: str, network: MultiTaskNet) -> None:
+    def __init__(self, bundle_root: str, network: MultiTaskNet, weights: str | None = None) -> None:
         self.bundle_root = Path(bundle_root)
         self.network = network
+        self.weights = weights
 
     def attach(self, engine: Engine) -> None:
         """Attach to an evaluator."""
@@ -60,9 +64,15 @@ class BundleWeights:
 
         Raises:
             BundleError: there is no such bundle, or its weights are missing or not its own.
+            FileNotFoundError: the file of weights does not exist.
             ValueError: the weights do not fit the network.
         """
-        _load_weights(self.network, Bundle.read(self.bundle_root))
+        if self.weights is None:
+            _load_weights(self.network, Bundle.read(self.bundle_root))
+        else:
+            from mtnet.nets import load_state
+
+            load_state(self.network, Path(self.weights))
 
 
 class StudyRun:
@@ -90,15 +100,31 @@ class StudyRun:
         model = _load_weights(network, bundle)
         self.predictor = Predictor(network, preprocessing, inferer, model, device, bundle.input_domain())
 
-    def __call__(self, dataset_dir: str, output_dir: str) -> list[Path]:
+    def __call__(
+        self,
+        dataset_dir: str,
+        output_dir: str,
+        *,
+        at: Sequence[Sequence[float]] | None = None,
+        lesions: str | None = None,
+    ) -> list[Path]:
         """Answer what lies under ``dataset_dir`` into ``output_dir`` and return the files that were written.
 
+        Args:
+            dataset_dir: what ``mtnet infer`` takes as PATH.
+            output_dir: folder for the results.
+            at: places (x, y, z) in LPS mm, for a network of points.
+            lesions: or the ``findings.json`` of an earlier run, at whose lesions it is to look.
+
         Raises:
+            FileNotFoundError: there is no such ``findings.json``.
+            ValueError: the places are none, or the network is none of points.
             RefusedError: a study was refused; what others gave has been written.
         """
         files: list[Path] = []
         refusals: list[ReportLine] = []
-        for outcome in answer_studies(self.predictor, Path(dataset_dir), Path(output_dir)):
+        options = ReadOptions(points=asked(at, None if lesions is None else Path(lesions)))
+        for outcome in answer_studies(self.predictor, Path(dataset_dir), Path(output_dir), options):
             files.extend(outcome.written.files if outcome.written else ())
             refusals.extend(outcome.refusal)
         if refusals:

@@ -1,7 +1,7 @@
 """One network, one pass: an encoder that is run once and a branch for every task."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Final, Literal
+from typing import Final, Literal, cast
 
 from torch import Tensor, nn
 
@@ -107,6 +107,13 @@ class MultiTaskNet(nn.Module):
         self.runs_neck = any(branches[task].reads_neck for task in self.decoding)
         strides: Sequence[int] = encoder.strides  # type: ignore[assignment]
         self.stride: int = max(strides)
+
+    def view(self, outputs: Sequence[str], layout: Literal["dict", "tuple", "tensor"] = "dict") -> "MultiTaskNet":
+        """The same parts with other ``outputs`` or another ``layout``; weights and their names are shared."""
+        branches = {task: cast(Branch, branch) for task, branch in self.branches.items()}
+        return MultiTaskNet(
+            self.encoder, branches, neck=self.neck, interaction=self.interaction, outputs=outputs, layout=layout
+        )
 
     # No return type: it would fix one layout for TorchScript.
     def forward(self, x: Tensor):  # type: ignore[no-untyped-def]

@@ -1,22 +1,50 @@
 """Training: samples, the pieces that MONAI's trainer needs for several tasks, and weights."""
 
-from mtnet.training.bag_training import AutocastInferer, TrainerLoss, one_bag, prepare_bag, started_from
+from mtnet.training.augmentation import augmentation
+from mtnet.training.bag_training import (
+    AutocastInferer,
+    TrainerLoss,
+    one_bag,
+    parameter_groups,
+    prepare_bag,
+    started_from,
+)
+from mtnet.training.epochs import EpochsOfSamples
 from mtnet.training.handlers import LossTermLog, PublishWeights, TrainingState
-from mtnet.training.image_training import ImageTargets, boxes_of_mask
 from mtnet.training.items import ItemsInOrder
+from mtnet.training.metrics import OutputMetric, better, key_metric, other_metrics, output_metrics
 from mtnet.training.phantom_bags import PhantomBags
+from mtnet.training.processes import gathered, is_first
+from mtnet.training.samples import BoxesOnImaged, LoadSampled, collate_samples, require_samples, samples_of, shard
+from mtnet.training.targets import SampleTargets, boxes_of_mask
 
 __all__ = [
     "AutocastInferer",
-    "ImageTargets",
+    "BoxesOnImaged",
+    "EpochsOfSamples",
     "ItemsInOrder",
+    "LoadSampled",
     "LossTermLog",
+    "OutputMetric",
     "PhantomBags",
     "PublishWeights",
+    "SampleTargets",
     "TrainerLoss",
     "TrainingState",
+    "augmentation",
+    "better",
     "boxes_of_mask",
+    "collate_samples",
+    "gathered",
+    "is_first",
+    "key_metric",
     "one_bag",
+    "other_metrics",
+    "output_metrics",
+    "parameter_groups",
     "prepare_bag",
+    "require_samples",
+    "samples_of",
+    "shard",
     "started_from",
 ]

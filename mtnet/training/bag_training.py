@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from monai.data import MetaTensor
 from monai.inferers import Inferer
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from mtnet.losses import MultiTaskLoss
 from mtnet.nets import load_state
@@ -60,22 +62,45 @@ class AutocastInferer(Inferer):  # type: ignore[misc]  # MONAI is not typed
         self.dtype: torch.dtype = getattr(torch, precision)
 
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """The network's answer for ``inputs``."""
+        """The network's answer for ``inputs``, which it sees without their metadata."""
+        inputs = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         enabled = self.dtype != torch.float32
         with torch.autocast(inputs.device.type, dtype=self.dtype if enabled else torch.bfloat16, enabled=enabled):
             return network(inputs, *args, **kwargs)
 
 
 class TrainerLoss(nn.Module):
-    """The total of a ``MultiTaskLoss`` as the one number that a trainer wants; keeps the last terms for the log."""
+    """The total of a ``MultiTaskLoss`` as the one number that a trainer wants; keeps the last terms for the log.
 
-    def __init__(self, loss: MultiTaskLoss) -> None:
+    Args:
+        loss: of all tasks.
+        distributed: several processes train (``torchrun``): learned weights are averaged over them as the network's
+            gradients are, and every answer of the network takes part with a zero gradient, so that no process waits for
+            one that a task of weight 0, or a batch without a target, would not give.
+    """
+
+    def __init__(self, loss: MultiTaskLoss, distributed: bool = False) -> None:
         super().__init__()
         self.loss = loss
         self.terms: dict[str, float] = {}
+        self.distributed = distributed
+        self._called: list[nn.Module] = [loss]
+        if distributed and any(parameter.requires_grad for parameter in loss.parameters()):
+            # Kept in a list, so that the state dict has the names that a single process gives.
+            self._called = [DistributedDataParallel(loss)]
 
     def forward(self, outputs: Mapping[str, Tensor], targets: Mapping[str, Any]) -> Tensor:
         """The weighted total, a scalar."""
-        total, terms = self.loss(outputs, targets)
+        total, terms = self._called[0](outputs, targets)
         self.terms = {name: value.item() for name, value in terms.items()}
+        if self.distributed:
+            total = total + torch.stack([answer.float().sum() * 0 for answer in outputs.values()]).sum()
         return cast(Tensor, total)
+
+
+def parameter_groups(network: nn.Module, loss: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameters for an optimiser: the network's with weight decay, a loss's learned weights without, since decay would
+    pull these to 0."""
+    groups: list[dict[str, Any]] = [{"params": list(network.parameters()), "weight_decay": weight_decay}]
+    learned = list(loss.parameters())
+    return [*groups, {"params": learned, "weight_decay": 0.0}] if learned else groups

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Engine, Events, State
 from torch import nn
 
 from mtnet.io.atomic import atomic_path
 from mtnet.nets import save_state
 from mtnet.training.bag_training import TrainerLoss
 from mtnet.training.items import ItemsInOrder
+from mtnet.training.processes import is_first
 
 
 class LossTermLog:
@@ -40,7 +42,8 @@ class LossTermLog:
     def tell(self, engine: Engine) -> None:
         """Log the means and begin again."""
         means = "  ".join(f"{name} {value / self.steps:.4f}" for name, value in self.sums.items())
-        engine.logger.info("epoch %d/%s  %s", engine.state.epoch, engine.state.max_epochs, means)
+        if is_first():
+            engine.logger.info("epoch %d/%s  %s", engine.state.epoch, engine.state.max_epochs, means)
         self.sums.clear()
         self.steps = 0
 
@@ -54,12 +57,20 @@ class TrainingState:
         path: the file; written whole or not at all.
         parts: by name, whatever has ``state_dict`` and ``load_state_dict``.
         items: the loader's sampler; it begins behind the items that were seen.
+        validator: evaluator whose best metric so far is kept too; its ``ValidationHandler`` stands before this handler.
     """
 
-    def __init__(self, path: str | Path, parts: Mapping[str, Any], items: ItemsInOrder | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        parts: Mapping[str, Any],
+        items: ItemsInOrder | None = None,
+        validator: Engine | None = None,
+    ) -> None:
         self.path = Path(path)
         self.parts = parts
         self.items = items
+        self.validator = validator
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer."""
@@ -75,36 +86,62 @@ class TrainingState:
             part.load_state_dict(state[name])
         engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
         if self.items is not None:
-            self.items.first = state["iteration"]
+            self.items.first = state["iteration"] * self.items.items_a_step
+        if self.validator is not None:
+            for name, value in state["best"].items():
+                setattr(self.validator.state, name, value)
         engine.logger.info("going on after epoch %d", state["epoch"])
 
     def keep(self, engine: Engine) -> None:
-        """Write the file."""
+        """Write the file, in the first of several processes."""
+        if not is_first():
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         state = {name: part.state_dict() for name, part in self.parts.items()}
+        if self.validator is not None:
+            state["best"] = {name: getattr(self.validator.state, name) for name in ("best_metric", "best_metric_epoch")}
         with atomic_path(self.path) as path:
             torch.save({**state, "epoch": engine.state.epoch, "iteration": engine.state.iteration}, path)
 
 
 class PublishWeights:
-    """Write the network's state dict to ``path``, with ``<path>.sha256`` beside it, after every epoch.
+    """Write the network's state dict to ``path``, with ``<path>.sha256`` beside it.
 
     The side-car is what marks weights as trained here: a bundle whose weights are neither the published ones nor named
     by it is refused.
+
+    Args:
+        network: whose weights they are.
+        path: file to make or to replace.
+        validator: evaluator whose ``ValidationHandler`` stands before this handler; then only the best epoch's weights
+            are written. Without one, and while it has no samples or no metric, every epoch's are.
     """
 
-    def __init__(self, network: nn.Module, path: str | Path) -> None:
+    def __init__(self, network: nn.Module, path: str | Path, validator: Engine | None = None) -> None:
         self.network = network
         self.path = Path(path)
+        self.validator = validator
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer."""
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Write both files."""
+        """Write both files, in the first of several processes."""
+        if not is_first() or (self.validator is not None and not _is_best(self.validator.state, engine.state)):
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         save_state(self.network, self.path)
         digest = hashlib.sha256(self.path.read_bytes()).hexdigest()
         with atomic_path(self.path.with_name(self.path.name + ".sha256")) as side_car:
             side_car.write_text(f"{digest}  {self.path.name}\n", encoding="ascii")
+
+
+def _is_best(validated: State, trained: State) -> bool:
+    """Whether the epoch that ends is the best, as far as validation has anything to say."""
+    if not validated.epoch_length or math.isnan(validated.metrics.get(validated.key_metric_name, 0.0)):
+        return True
+    if validated.best_metric_epoch == -1:
+        # Never validated: an interval longer than the training.
+        return bool(trained.epoch == trained.max_epochs)
+    return bool(validated.best_metric_epoch == trained.epoch)

@@ -100,31 +100,3 @@ def test_with_weights_it_answers_a_picture_on_its_own_pixels(name, picture, tmp_
     assert found.label_map is not None and found.label_map.array.shape == (1, 80, 48, 1)
     assert [label.value for label in found.labels] == [1]
     assert len(found.image_classes) == (3 if name.startswith("breast") else 0)
-
-
-def test_unet_v2_trains_an_epoch_from_pictures_and_answers_with_its_weights(picture, tmp_path, monkeypatch):
-    folder = tmp_path / "bundle"
-    shutil.copytree(BUNDLES / "unet_v2_polyp", folder, ignore=shutil.ignore_patterns("models"))
-    mask = np.zeros((48, 80, 3), np.uint8)
-    mask[10:30, 20:50] = 253
-    PILImage.fromarray(mask).save(tmp_path / "mask.jpg")
-    items = [{"image": picture.name, "label": "mask.jpg"}] * 2
-    (tmp_path / "datalist.json").write_text(json.dumps({"training": items}), encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    made = ConfigWorkflow(
-        config_file=str(folder / "configs" / "train.json"),
-        meta_file=str(folder / "configs" / "metadata.json"),
-        workflow_type="train",
-        logging_file=False,
-        bundle_root=str(folder),
-        dataset_dir=str(tmp_path),
-        device="cpu",
-        size=[64, 64],
-        batch_size=2,
-        max_epochs=1,
-    )
-    made.initialize()
-    assert made.check_properties() == []
-    made.run()
-    found = Predictor.from_bundle(folder, device="cpu").run(picture)
-    assert found.label_map is not None and "local data" in found.model.training_data
