@@ -58,6 +58,20 @@ def points_of_findings(path: Path) -> Points:
     return Points(places, True, found.source.study_instance_uid, found.source.series_instance_uid)
 
 
+def asked(at_lps_mm: Sequence[Sequence[float]] | None, lesions: Path | None) -> Points | None:
+    """What a user asked for: places, or the lesions of an earlier run, or neither.
+
+    Raises:
+        FileNotFoundError: there is no such file of findings.
+        ValueError: both are given, or one is not what ``points_at`` or ``points_of_findings`` take.
+    """
+    if at_lps_mm and lesions is not None:
+        raise ValueError("--at and --lesions are both given; give one.")
+    if lesions is not None:
+        return points_of_findings(lesions)
+    return points_at(at_lps_mm) if at_lps_mm else None
+
+
 def placed(
     points: Points | None,
     geometry: Geometry,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,7 +31,8 @@ def add_parser(commands: Any) -> None:
         "bundle for 2D takes DICOM images (ultrasound, endoscopy, radiographs...), PNG, JPEG, TIFF and BMP, folders of "
         "them, cines and videos: masks are then PNG (of a clip TIFF, with frames.jsonl and overlay.mp4), and measures "
         "are in mm where the image tells the size of a pixel, else in pixels.",
-        epilog="Example: mtnet infer STUDY OUT --bundle chest_ct_multitask. "
+        epilog="Example: mtnet infer STUDY OUT --bundle chest_ct_multitask, then "
+        "mtnet infer STUDY OUT2 --bundle res_mtnet_nodule --lesions OUT/findings.json. "
         "Exit codes: 0 all answered, 1 some or all refused, 2 wrong usage, 3 failed unexpectedly.",
     )
     what = "DICOM folder, zip or file; NIfTI, NRRD or MetaImage; picture, video, or a folder of these"
@@ -49,6 +51,23 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--no-capture", action="store_true", help="leave out overlay.dcm, the overlay for the archive")
     parser.add_argument("--trust-bundle", action="store_true", help="let the bundle's config run code of its own")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--at",
+        action="append",
+        type=place,
+        metavar="X,Y,Z",
+        help="place in LPS mm (left, back, up) that a bundle for places is to look at, such as res_mtnet_nodule; "
+        "repeatable. Without, it takes a crop and looks at its middle",
+    )
+    where.add_argument(
+        "--lesions",
+        type=Path,
+        metavar="FINDINGS",
+        help="look at the lesions of an earlier run's findings.json; they keep their tracking UIDs",
+    )
+    # A place may well start with a minus, which argparse takes for an option unless it looks like a number.
+    parser._negative_number_matcher = re.compile(r"-\.?\d")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--strict", action="store_true", help="refuse what would be repaired or flagged")
     how.add_argument("--repair", action="store_true", help="mend what is refused by default and can be mended")
@@ -64,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
     """Answer the studies and print a table of what was found."""
     from mtnet.bundle import find_bundle
     from mtnet.inference.input_check import DOMAIN_CODES
+    from mtnet.points import asked
     from mtnet.predictor import Predictor, ReadOptions
     from mtnet.results import check_seg_kind
     from mtnet.study_folder import WriteOptions, answer_studies, check_out
@@ -71,6 +91,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.path.exists():
         raise FileNotFoundError(f"{args.path} does not exist; give a DICOM folder, zip or file, or an image file.")
     check_out(args.path, args.out)
+    points = asked(args.at, args.lesions)
     write = WriteOptions(check_seg_kind(args.seg), capture=not args.no_capture)
     predictor = Predictor.from_bundle(
         find_bundle(args.bundle),
@@ -82,7 +103,11 @@ def run(args: argparse.Namespace) -> int:
     if args.strict and args.allow_outside:
         raise ValueError("--strict and --allow-outside are both given: one refuses what the other flags. Give one.")
     options = ReadOptions(
-        series_uid=args.series, strict=args.strict, repair=args.repair, allow_outside=args.allow_outside
+        series_uid=args.series,
+        strict=args.strict,
+        repair=args.repair,
+        allow_outside=args.allow_outside,
+        points=points,
     )
     refused = 0
     with progress_bar() as progress:
@@ -92,6 +117,21 @@ def run(args: argparse.Namespace) -> int:
             if any(line.code in DOMAIN_CODES for line in outcome.refusal):
                 print("The bundle is not made for it; --allow-outside answers it all the same.", file=sys.stderr)
     return 1 if refused else 0
+
+
+def place(text: str) -> tuple[float, ...]:
+    """``X,Y,Z`` as three numbers.
+
+    Raises:
+        argparse.ArgumentTypeError: it is something else.
+    """
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != 3:
+        raise argparse.ArgumentTypeError(f"{text!r} is no place; expected X,Y,Z in LPS mm, such as -62.5,110,-240")
+    return numbers
 
 
 @contextmanager

@@ -169,14 +169,15 @@ def colour_of(number: int) -> tuple[int, int, int]:
 
 def short_lines(lesion: Lesion) -> list[str]:
     """What is said beside a lesion: class and score, size, and its likeliest class of each per-lesion output."""
-    words = lesion.label.replace("_", " ")
-    lines = [f"{words}, place given" if lesion.place_given else f"{lesion.label}, score {lesion.score:.2f}"]
+    lines = ["place given" if lesion.place_given else f"{lesion.label}, score {lesion.score:.2f}"]
     lines.extend(_size(lesion))
     lines.extend(_measured(lesion))
     for channel, classes in lesion.class_probabilities.items():
         if classes:
             name = max(classes, key=lambda c: classes[c])
-            lines.append(f"{channel.replace('_', ' ')}: {name} {classes[name]:.2f}")
+            # A class that names its channel already needs no second mention of it.
+            told = name if name.endswith(channel) else f"{channel}: {name}"
+            lines.append(f"{told.replace('_', ' ')} {classes[name]:.2f}")
     return lines
 
 
