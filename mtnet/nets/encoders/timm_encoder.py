@@ -45,6 +45,7 @@ class TimmEncoder(nn.Module):
         timm = _import_timm()
         if not timm.is_model(name):
             raise ValueError(f"timm {timm.__version__} has no network {name!r}; timm.list_models() lists its names.")
+        self.name = name
         if output_stride is not None:
             options["output_stride"] = output_stride
         self.net: nn.Module = _create(timm, name, in_channels, pretrained and weights is None, options)
