@@ -18,7 +18,7 @@ from mtnet.inference.region import Region
 from mtnet.nets import save_state
 from mtnet.predictor import Predictor
 from mtnet.structures import ModelInfo, OutputSpec
-from mtnet.systems import chest_ct
+from mtnet.systems import chest_ct, res_mtnet
 
 SHIPPED = Path(__file__).parents[1] / "bundles" / "chest_ct_multitask"
 BOXES = OutputSpec("lesions", "boxes", (chest_ct.NODULE,), (4,), "sigmoid")
@@ -83,3 +83,29 @@ def blob_predictor(spacing_mm: tuple[float, float, float] = (1.5, 1.5, 1.5), win
     """The whole chain of the chest-CT system, with ``BlobSystem`` for a network."""
     inferer = MultiTaskInferer((window,) * 3, 0.5, region=Region("whole", chest_ct.HU_WINDOW))
     return Predictor(BlobSystem(), chest_ct.preprocessing(spacing_mm), inferer, TOY_MODEL)
+
+
+class BallSystem(nn.Module):
+    """Answers like the nodule network of planes, and measures the ball in the middle of the patch by the area that is
+    bright in its middle plane; what is wider than 8 mm is suspicious."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outputs = (res_mtnet.CLASSIFICATION, res_mtnet.DIAMETER, res_mtnet.RATING)
+        self.batches: list[int] = []
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        self.batches.append(len(image))
+        pixel_mm2 = (res_mtnet.FIELD_MM[2] / res_mtnet.SIZE[2]) ** 2
+        area_mm2 = (image[:, 1] > 0.5).float().sum((1, 2)) * pixel_mm2
+        diameter = 2 * (area_mm2 / torch.pi).sqrt()[:, None]
+        return {
+            "pred": torch.cat([8 - diameter, diameter - 8], 1),
+            "diameter": diameter,
+            "reader_rating": diameter.clamp(1, 5),
+        }
+
+
+def ball_predictor(batch: int = 2) -> Predictor:
+    """The whole chain of the nodule system, with ``BallSystem`` for a network."""
+    return Predictor(BallSystem(), res_mtnet.preprocessing(), res_mtnet.inferer(batch), TOY_MODEL)
