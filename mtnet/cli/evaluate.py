@@ -1,0 +1,183 @@
+"""``mtnet evaluate``: how right a bundle is on the samples of a manifest."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mtnet.cli.terminal import plain
+
+if TYPE_CHECKING:
+    from mtnet.evaluation.records import Evaluated
+    from mtnet.evaluation.summary import Scores, Summary
+
+
+def add_parser(commands: Any) -> None:
+    """Add ``mtnet evaluate`` to the command line."""
+    parser = commands.add_parser(
+        "evaluate",
+        help="score a bundle on the samples of a manifest",
+        description="Answer every sample of a split as mtnet infer would, and score the answers: metrics.json, "
+        "samples.csv, records.json, operating_points.json and report.html.",
+        epilog="Example: mtnet evaluate unet_v2_polyp manifest.json OUT --split test. Exit codes: 0 done, 1 refused "
+        "with a reason, or done and some samples were refused, 2 wrong usage. Every score's rule: docs/evaluation.md.",
+    )
+    parser.add_argument("bundle", metavar="BUNDLE", help="bundle, by name or folder")
+    parser.add_argument("manifest", type=Path, metavar="MANIFEST", help="manifest.json of mtnet prepare")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder for the results, made where it is missing")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="state dict in place of the bundle's own weights")
+    parser.add_argument(
+        "--split", choices=("train", "val", "test", "all"), default="test", help="samples to score (default: test)"
+    )
+    parser.add_argument(
+        "--compare",
+        metavar="OTHER",
+        help="another bundle, or the OUT of an earlier run on the same manifest: differences with paired intervals",
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1... (default: auto)")
+    parser.add_argument("--tasks", metavar="A,B", help="tasks to run, such as detection,segmentation (default: all)")
+    parser.add_argument(
+        "--foreign",
+        metavar="SOURCE,...",
+        default="",
+        help="sources of images of another kind: how well the error of the redrawn image tells them",
+    )
+    parser.add_argument(
+        "--allow-outside", action="store_true", help="score also images that the bundle is not made for"
+    )
+    parser.add_argument(
+        "--pictures", action="store_true", help="show the worst masks in the report; they may hold burned-in text"
+    )
+    parser.add_argument("--trust-bundle", action="store_true", help="let the bundle's config run code of its own")
+    parser.add_argument("--json", action="store_true", help="print metrics.json in place of the table")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate, write the files and print the scores."""
+    import json
+
+    from mtnet.bundle import find_bundle
+    from mtnet.evaluation import files
+    from mtnet.evaluation.pictures import WorstMasks
+    from mtnet.evaluation.records import RECORDS_FILE, read_records, write_records
+    from mtnet.evaluation.run import evaluate
+    from mtnet.evaluation.summary import summarise
+    from mtnet.evaluation.tasks import tasks_of
+    from mtnet.predictor import Predictor, ReadOptions
+    from mtnet.sources.manifest import read_manifest
+
+    manifest = read_manifest(args.manifest)
+    folder = find_bundle(args.bundle)
+    how: dict[str, Any] = {"device": args.device, "trust_bundle": args.trust_bundle}
+    tasks = args.tasks.split(",") if args.tasks else None
+    earlier, rival = None, None
+    if args.compare is not None:
+        # Whatever is wrong with it is said before the long part.
+        if (Path(args.compare) / RECORDS_FILE).is_file():
+            earlier = read_records(Path(args.compare) / RECORDS_FILE)
+        else:
+            rival = Predictor.from_bundle(find_bundle(args.compare), **how)
+    predictor = Predictor.from_bundle(folder, tasks=tasks, weights=args.weights, **how)
+    if args.out.exists() and not args.out.is_dir():
+        raise NotADirectoryError(f"{args.out} is a file; give a folder for the results.")
+    kept = WorstMasks() if args.pictures else None
+    asked: dict[str, Any] = {
+        "foreign": [name for name in args.foreign.split(",") if name],
+        "options": ReadOptions(allow_outside=args.allow_outside),
+    }
+    with progress_bar() as progress:
+        evaluated = evaluate(predictor, manifest, args.split, progress=progress, worst=kept, **asked)
+        if rival is not None:
+            earlier = evaluate(rival, manifest, args.split, progress=progress, **asked)
+    summary = summarise(evaluated, tasks_of(predictor.network.outputs), earlier)
+    document = files.metrics_document(evaluated, summary, manifest)
+    args.out.mkdir(parents=True, exist_ok=True)
+    write_records(evaluated, args.out / RECORDS_FILE)
+    files.write_samples(evaluated, args.out / files.SAMPLES_FILE)
+    files.write_operating_points(evaluated, args.out / files.POINTS_FILE)
+    reported = _report(evaluated, summary, args.out / "report.html", kept.pictures() if kept else {})
+    files.write_metrics(document, args.out / files.METRICS_FILE)
+    if args.json:
+        print(json.dumps(document, indent=1))
+    else:
+        _print(evaluated, summary)
+        print(f"\nwritten to {args.out}: {', '.join(sorted(path.name for path in args.out.iterdir()))}")
+    if not reported:
+        print("no report.html: its plots need matplotlib; pip install 'mtnet[report]'.", file=sys.stderr)
+    for one in evaluated.refused:
+        print(plain(f"refused: {one.id}: {one.reason}"), file=sys.stderr)
+    return 1 if evaluated.refused else 0
+
+
+def _report(evaluated: Evaluated, summary: Summary, path: Path, pictures: dict[str, bytes]) -> bool:
+    """Whether it could be written."""
+    from importlib.util import find_spec
+
+    from mtnet.evaluation.plots import plots_of
+    from mtnet.evaluation.report import write_report
+    from mtnet.evaluation.summary import main_samples
+
+    if find_spec("matplotlib") is None:
+        return False
+    write_report(evaluated, summary, path, plots_of(main_samples(evaluated)), pictures)
+    return True
+
+
+def _print(evaluated: Evaluated, summary: Summary) -> None:
+    from mtnet.evaluation.summary import main_samples
+
+    model, main = evaluated.model, main_samples(evaluated)
+    print(f"{model.name} {model.version} on {len(main)} samples, split {evaluated.split}")
+    for note in evaluated.notes:
+        print(plain(note))
+    print()
+    _print_scores(summary.scores)
+    for name, scores in summary.by_source.items():
+        print(f"\n{plain(name)} alone")
+        _print_scores(scores)
+    if summary.with_conflicts:
+        aside = len(evaluated.samples) - len(main)
+        print(f"\nwith the {aside} image(s) that stand in two classes, which train only")
+        _print_scores(summary.with_conflicts)
+    if summary.comparison is not None:
+        other = summary.comparison
+        print(f"\nless {plain(other.model.name)} {plain(other.model.version)}, on {other.samples} samples of both")
+        _print_scores({name: one.difference for name, one in other.differences.items()})
+    refused = len(evaluated.refused)
+    if refused:
+        print(f"\n{refused} sample(s) were refused and count in no score; see below and metrics.json.")
+    print(f"\nIntervals: 95 %, by drawing groups. {model.intended_use}")
+
+
+def _print_scores(scores: Scores) -> None:
+    from mtnet.evaluation.report import score_text
+
+    rows = [("metric", "value (95 % interval)", "n", "groups")]
+    rows += [(name, score_text(score), str(score.n), str(score.groups)) for name, score in scores.items()]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    for row in rows:
+        print("  ".join(plain(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[int, int], None] | None]:
+    """A bar of samples on standard error, when that is a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from tqdm import tqdm
+
+    with tqdm(unit="sample", leave=False, file=sys.stderr) as bar:
+
+        def tell(done: int, total: int) -> None:
+            bar.total = total
+            bar.n = done
+            bar.refresh()
+
+        shown: Callable[[int, int], None] = tell
+        yield shown
