@@ -12,6 +12,7 @@ from mtnet.structures import InputDomain, ModelInfo, OutputSpec
 
 if TYPE_CHECKING:
     from mtnet.inference import MultiTaskInferer
+    from mtnet.inference.runtimes import Runtime
     from mtnet.nets import MultiTaskNet
 
 Transform = Callable[[Mapping[str, Any]], Mapping[str, Any]]
@@ -39,6 +40,9 @@ def assemble(
     fast: bool = False,
     trust_bundle: bool = False,
     weights: Path | None = None,
+    runtime: Runtime = "eager",
+    half: bool = False,
+    memory_limit_bytes: int | None = None,
 ) -> Parts:
     """Build the parts of a bundle; see ``Predictor.from_bundle``.
 
@@ -59,8 +63,11 @@ def assemble(
         network = build("network_def")
     load_state(network, bundle.weights)
     inferer = build("inferer")
+    inferer.plan = replace(inferer.plan, runtime=runtime, memory_limit_bytes=memory_limit_bytes)
+    if fast or half:
+        inferer.plan = replace(inferer.plan, precision=fast_precision(where, runtime))
     if fast:
-        inferer.plan = replace(inferer.plan, overlap=FAST_OVERLAP, precision=fast_precision(where))
+        inferer.plan = replace(inferer.plan, overlap=FAST_OVERLAP)
     return Parts(network, build("preprocessing"), inferer, model, where, domain)
 
 

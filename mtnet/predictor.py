@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from mtnet.inference import MultiTaskInferer
     from mtnet.inference.plan import Outputs
     from mtnet.inference.region import RegionResult
+    from mtnet.inference.runtimes import Runtime
     from mtnet.nets import MultiTaskNet
     from mtnet.transforms import NodulePatchd
 
@@ -103,6 +104,9 @@ class Predictor:
         fast: bool = False,
         trust_bundle: bool = False,
         weights: Path | None = None,
+        runtime: Runtime = "eager",
+        half: bool = False,
+        memory_limit_bytes: int | None = None,
     ) -> Predictor:
         """Build from a bundle folder, reading it as data (``mtnet.bundle``).
 
@@ -113,13 +117,24 @@ class Predictor:
             fast: no overlap and the half precision that the device does well.
             trust_bundle: hand the config to MONAI's parser, which runs whatever it says.
             weights: a state dict in place of the bundle's own.
+            runtime: what passes windows through the network; see ``mtnet.inference.runtimes``.
+            half: the half precision that device and runtime do well, float32 where they do none well.
+            memory_limit_bytes: that the engine may take on the device beyond what is taken already.
 
         Raises:
             BundleError: the bundle is damaged, has no weights or not its own, or a task is unknown.
             ValueError: the weights do not fit the network, or there is no such device.
         """
         parts = assemble(
-            Path(folder), device=device, tasks=tasks, fast=fast, trust_bundle=trust_bundle, weights=weights
+            Path(folder),
+            device=device,
+            tasks=tasks,
+            fast=fast,
+            trust_bundle=trust_bundle,
+            weights=weights,
+            runtime=runtime,
+            half=half,
+            memory_limit_bytes=memory_limit_bytes,
         )
         return cls(parts.network, parts.preprocessing, parts.inferer, parts.model, parts.device, parts.domain)
 
@@ -349,6 +364,7 @@ class Predictor:
             "overlap": f"{plan.overlap:g}",
             "importance": plan.importance,
             "precision": plan.precision,
+            "runtime": plan.runtime,
             "region": region.rule if region else "whole",
             "outputs": ",".join(spec.name for spec in self.network.outputs),
             "repaired": "yes" if any(line.severity == "repaired" for line in case.volume.report) else "no",

@@ -102,7 +102,7 @@ def test_an_unknown_task_is_refused_with_those_there_are(bundle: Path, tasks: li
 
 
 def test_fast_changes_overlap_and_precision_and_says_so(bundle: Path, tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr("mtnet.inference.precision.fast_precision", lambda _: "bfloat16")
+    monkeypatch.setattr("mtnet.inference.precision.fast_precision", lambda _device, _runtime: "bfloat16")
     overlapping = write_tiny_bundle(tmp_path / "overlapping", overlap=0.5)
     path = write_chest(tmp_path / "in")
     slow = Predictor.from_bundle(overlapping, device="cpu").run(path)

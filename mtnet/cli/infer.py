@@ -44,6 +44,22 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--tasks", metavar="A,B", help="tasks to run, such as detection,segmentation (default: all)")
     parser.add_argument("--fast", action="store_true", help=FAST_HELP)
     parser.add_argument(
+        "--half", action="store_true", help="half precision where device and runtime do it well, with the usual overlap"
+    )
+    parser.add_argument(
+        "--runtime",
+        choices=("eager", "compile", "openvino"),
+        default="eager",
+        help="what passes windows through the network: torch as it is, torch.compile (needs a C++ compiler; minutes in "
+        "the first run), or OpenVINO (CPU, the extra openvino; the fastest on a CPU) (default: eager)",
+    )
+    parser.add_argument(
+        "--memory-limit",
+        type=mebibytes,
+        metavar="MIB",
+        help="of the device's memory that inference may take beyond weights and image; batch and slabs follow it",
+    )
+    parser.add_argument(
         "--seg",
         choices=("binary", "labelmap"),
         default="binary",
@@ -98,6 +114,9 @@ def run(args: argparse.Namespace) -> int:
         device=args.device,
         tasks=args.tasks.split(",") if args.tasks else None,
         fast=args.fast,
+        half=args.half,
+        runtime=args.runtime,
+        memory_limit_bytes=args.memory_limit,
         trust_bundle=args.trust_bundle,
     )
     if args.strict and args.allow_outside:
@@ -132,6 +151,14 @@ def place(text: str) -> tuple[float, ...]:
     if len(numbers) != 3:
         raise argparse.ArgumentTypeError(f"{text!r} is no place; expected X,Y,Z in LPS mm, such as -62.5,110,-240")
     return numbers
+
+
+def mebibytes(text: str) -> int:
+    """Bytes of a number of MiB above 0, for argparse."""
+    count = int(text)
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no number of MiB; give 1 or more")
+    return count << 20
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,17 +28,25 @@ _HINTS: dict[str, tuple[str, str]] = {
 
 
 def import_openvino() -> Any:
-    """The module.
+    """The module, without its reports of usage: importing it would begin one, unless its telemetry package is missing.
 
     Raises:
         ValueError: it is not installed.
     """
+    telemetry = "openvino_telemetry"
+    was_there, was = telemetry in sys.modules, sys.modules.get(telemetry)
+    sys.modules[telemetry] = None  # type: ignore[assignment]  # what the import system takes for "not installed"
     try:
         import openvino
     except ImportError as error:
         raise ValueError(
             f"Runtime 'openvino' needs the package openvino ({error}); install it with: pip install 'mtnet[openvino]'."
         ) from error
+    finally:
+        if was_there and was is not None:
+            sys.modules[telemetry] = was
+        else:
+            del sys.modules[telemetry]
     return openvino
 
 
@@ -110,7 +119,7 @@ class OpenVinoPass:
         return {name: tensor[: len(windows)] for name, tensor in zip(self._network.names, tensors, strict=True)}
 
     def _compiled(self, example: Tensor) -> Any:
-        # Not openvino.convert_model, which loads command-line tools that can send usage reports.
+        # Not openvino.convert_model, which reports usage.
         from openvino.frontend import FrontEndManager
         from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 

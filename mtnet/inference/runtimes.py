@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -113,7 +114,8 @@ class EagerPass:
 class CompiledPass:
     """The network through ``torch.compile`` for batches of one size.
 
-    Inductor keeps what it compiled in the user's cache, and takes it from there in the next run.
+    Inductor keeps what it compiled in the user's cache, or where ``TORCHINDUCTOR_CACHE_DIR`` says, and takes it from
+    there in the next run.
 
     Raises:
         ValueError: there is no compiler that Inductor could use on a CPU.
@@ -125,8 +127,10 @@ class CompiledPass:
         if self._device == "cpu":
             _find_compiler()
         folder = compiled_folder("torch")
-        if folder is not None:
-            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+        # Importing MONAI is enough for Inductor to name its own folder among the temporary files.
+        own = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR", tempfile.gettempdir() + "/torchinductor_"))
+        if folder is not None and own.parent == Path(tempfile.gettempdir()) and own.name.startswith("torchinductor_"):
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
         self._compiled: Any = torch.compile(module, dynamic=False)
 
     def __call__(self, windows: Tensor, at_once: int, /) -> Mapping[str, Tensor]:
