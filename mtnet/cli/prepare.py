@@ -75,6 +75,14 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--count", type=int, default=20, help="phantom: how many chests to draw (default: 20)")
     parser.add_argument("--first-seed", type=int, default=0, help="phantom: seed of the first chest (default: 0)")
     parser.add_argument("--family", choices=("train", "held_out"), default="train", help="phantom: family of chests")
+    parser.add_argument(
+        "--spacing-mm",
+        type=float,
+        nargs=3,
+        default=(1.5, 1.5, 1.5),
+        metavar=("I", "J", "K"),
+        help="phantom: size of a voxel (default: 1.5 1.5 1.5)",
+    )
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     parser.set_defaults(run=run)
 
@@ -106,6 +114,7 @@ def run(args: argparse.Namespace) -> int:
             count=args.count,
             first_seed=args.first_seed,
             family=args.family,
+            spacing_mm=tuple(args.spacing_mm),
         )
     )
     stopped = bool(prepared.problems) and not args.skip_broken

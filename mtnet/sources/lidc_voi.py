@@ -139,7 +139,8 @@ def _load(path: Path) -> _Crop:
         FileNotFoundError, OSError, zipfile.BadZipFile, EOFError: the file is not there or broken.
         ValueError, KeyError: an array is missing or of another kind than expected.
     """
-    with np.load(path, allow_pickle=False) as held:
+    # numpy leaves a file open that it opened itself and could not read.
+    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as held:
         image, mask, affine = held["image"], held["mask"], held["affine"]
     if image.ndim != 3 or image.shape != mask.shape:
         raise ValueError(f"size mismatch: image {image.shape}, mask {mask.shape}")

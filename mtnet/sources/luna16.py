@@ -178,7 +178,7 @@ def _data_file(path: Path) -> Path:
 def _item_bytes(reader: Any) -> int:
     import SimpleITK
 
-    return int(np.dtype(SimpleITK.GetArrayViewFromImage(SimpleITK.Image([1], reader.GetPixelID())).dtype).itemsize)
+    return int(SimpleITK.Image([1, 1, 1], reader.GetPixelID()).GetSizeOfPixelComponent())
 
 
 def _cubes(findings: Sequence[Finding], geometry: Geometry) -> tuple[Numbers, ...]:

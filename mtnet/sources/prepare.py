@@ -52,7 +52,7 @@ class Request:
         split_by: ``groups``, an official split of the layout, or the path of a CSV with ``id`` and ``split``.
         find_groups: find near-duplicates even where ``groups.csv`` tells groups.
         title, licence, terms: in place of what is known about the set.
-        count, first_seed, family: of ``phantom``.
+        count, first_seed, family, spacing_mm: of ``phantom``.
     """
 
     layout: str
@@ -67,6 +67,7 @@ class Request:
     count: int = 20
     first_seed: int = 0
     family: Family = "train"
+    spacing_mm: tuple[float, float, float] = phantom.SPACING_MM
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -299,7 +300,13 @@ def _read_lidc(request: Request) -> Found:
 
 
 def _read_phantom(request: Request) -> Found:
-    return phantom.read(request.root, count=request.count, first_seed=request.first_seed, family=request.family)
+    return phantom.read(
+        request.root,
+        count=request.count,
+        first_seed=request.first_seed,
+        family=request.family,
+        spacing_mm=request.spacing_mm,
+    )
 
 
 LAYOUTS: Mapping[str, Callable[[Request], Found]] = {
