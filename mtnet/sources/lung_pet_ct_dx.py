@@ -11,7 +11,7 @@ import numpy as np
 
 from mtnet.io.load import load
 from mtnet.io.scan import scan
-from mtnet.sources.layout import About, Draft, Found, Problem, set_root
+from mtnet.sources.layout import About, Draft, Found, Problem, set_root, visible
 from mtnet.sources.manifest import Numbers
 from mtnet.structures.report import RefusedError
 from mtnet.structures.study import Series
@@ -34,7 +34,8 @@ CLASSES = {
 LEAST_OVERLAP = 0.1
 """Boxes of neighbouring slices belong together from this intersection over union on."""
 LARGEST_STEP = 2
-"""Slices between two boxes of one lesion, at most: one slice without a box may lie between them."""
+"""Steps between two boxes of one lesion, at most: one slice without a box may lie between them."""
+_DICOM_SUFFIXES = ("", ".dcm", ".ima", ".dicom")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,12 @@ def read(root: Path) -> Found:
         except RefusedError as error:
             problems.append(Problem(folder, f"unreadable: {_told(error)}"))
             continue
-        all_series = [series for study in studies for series in study.series]
+        all_series = [
+            series
+            for study in studies
+            for series in study.series
+            if any(instance.path.parent == folder for instance in series.instances)
+        ]
         for series in all_series:
             uids = {instance.sop_instance_uid for instance in series.instances}
             marked = uids & annotations.keys()
@@ -168,12 +174,8 @@ def _annotation(path: Path, problems: list[Problem]) -> _Annotation | None:
 def _dicom_folders(root: Path) -> Iterator[Path]:
     """Folders that hold files other than VOC and texts."""
     for folder in sorted({path.parent for path in root.rglob("*") if path.is_file()}):
-        if any(_may_be_dicom(path) for path in folder.iterdir()):
+        if any(path.is_file() and path.suffix.lower() in _DICOM_SUFFIXES for path in visible(folder)):
             yield folder
-
-
-def _may_be_dicom(path: Path) -> bool:
-    return path.is_file() and not path.name.startswith(".") and path.suffix.lower() in ("", ".dcm", ".ima", ".dicom")
 
 
 def _draft(
