@@ -52,6 +52,20 @@ def write_tiny_bundle(folder: Path, seed: int = 0, score_bias: float = -1.0, **o
     return folder
 
 
+def write_random_bundle(name: str, folder: Path, **options: Any) -> Path:
+    """A copy of one of the bundles with random weights; ``options`` override top-level values of ``inference.json``."""
+    shutil.copytree(SHIPPED.parent / name, folder, ignore=shutil.ignore_patterns("models"))
+    file = folder / "configs" / "inference.json"
+    file.write_text(json.dumps({**json.loads(file.read_text(encoding="utf-8")), **options}), encoding="utf-8")
+    bundle = Bundle.read(folder)
+    bundle.weights.parent.mkdir()
+    torch.manual_seed(0)
+    save_state(bundle.build("network_def"), bundle.weights)
+    metadata = {**bundle.metadata, "weights_sha256": hashlib.sha256(bundle.weights.read_bytes()).hexdigest()}
+    (folder / "configs" / "metadata.json").write_text(json.dumps(metadata), encoding="utf-8")
+    return folder
+
+
 class BlobSystem(nn.Module):
     """Answers like the chest-CT network: bright voxels are the mask, and the cell of 4 voxels in which the centroid of
     the bright voxels of it and its neighbours lies gives a box about it. Right for balls of up to 4 voxels radius."""
