@@ -22,12 +22,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from mtnet.structures import Code, Label, OutputSpec
+from mtnet.systems.pictures import mask_and_json, whole_image
 
 if TYPE_CHECKING:
     from monai.transforms import Compose
 
-    from mtnet.inference import MultiTaskInferer
-    from mtnet.inference.precision import Precision
     from mtnet.losses import MultiTaskLoss
     from mtnet.nets import MultiTaskNet
 
@@ -142,40 +141,13 @@ def preprocessing(size: Sequence[int] = SIZE, in_channels: int = 3, load: bool =
     return picture_chain((size[0], size[1]), channels=in_channels, load=load)
 
 
-def inferer(
-    window: Sequence[int] | None = None,
-    batch: int = 1,
-    precision: Precision = "float32",
-    layout: Literal["batch", "list"] = "batch",
-    dense: Literal["logits", "probabilities", "labels"] = "logits",
-) -> MultiTaskInferer:
-    """The whole image at once, since its class is one of the whole image.
-
-    Args:
-        window: rows and columns, multiples of 32, to go window by window instead.
-        batch: images or windows in one pass.
-        precision: ``float32``, ``bfloat16`` or ``float16``.
-        layout, dense: see ``MultiTaskInferer``.
-    """
-    from mtnet.inference import MultiTaskInferer
-
-    return MultiTaskInferer(window, 0.25, batch, precision=precision, layout=layout, dense=dense)
+inferer = whole_image
+"""The whole image at once, since its class is one of the whole image; see ``whole_image``."""
 
 
 def postprocessing() -> Compose:
     """For hosts that show one label map: ``pred`` becomes labels, the classes go into ``result`` as JSON."""
-    from monai.transforms import Activationsd, AsDiscreted, Compose
-
-    from mtnet.transforms import ResultJsond, SplitOutputsd
-
-    return Compose(
-        [
-            SplitOutputsd(keys="pred"),
-            Activationsd(keys="pred", sigmoid=True),
-            AsDiscreted(keys="pred", threshold=SEGMENTATION.threshold),
-            ResultJsond(keys=f"pred_{CLASSIFICATION.name}", allow_missing_keys=True),
-        ]
-    )
+    return mask_and_json(SEGMENTATION.threshold, CLASSIFICATION.name)
 
 
 def loss(

@@ -26,12 +26,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from mtnet.structures import Code, Label, OutputSpec
+from mtnet.systems.pictures import mask_and_json, whole_image
 
 if TYPE_CHECKING:
     from monai.transforms import Compose
 
-    from mtnet.inference import MultiTaskInferer
-    from mtnet.inference.precision import Precision
     from mtnet.losses import MultiTaskLoss
     from mtnet.nets import MultiTaskNet
 
@@ -149,40 +148,13 @@ def preprocessing(size: int = SIZE["compact"], in_channels: int = 3, load: bool 
     return picture_chain(size, channels=in_channels, load=load)
 
 
-def inferer(
-    window: Sequence[int] | None = None,
-    batch: int = 1,
-    precision: Precision = "float32",
-    layout: Literal["batch", "list"] = "batch",
-    dense: Literal["logits", "probabilities", "labels"] = "logits",
-) -> MultiTaskInferer:
-    """The whole image at once, padded to a multiple of 32.
-
-    Args:
-        window: rows and columns, multiples of 32, to go window by window instead.
-        batch: images, frames or windows in one pass.
-        precision: ``float32``, ``bfloat16`` or ``float16``.
-        layout, dense: see ``MultiTaskInferer``.
-    """
-    from mtnet.inference import MultiTaskInferer
-
-    return MultiTaskInferer(window, 0.25, batch, precision=precision, layout=layout, dense=dense)
+inferer = whole_image
+"""The whole image at once, padded to a multiple of 32; see ``whole_image``."""
 
 
 def postprocessing() -> Compose:
     """For hosts that show one label map: ``pred`` becomes labels, the boxes go into ``result`` as JSON."""
-    from monai.transforms import Activationsd, AsDiscreted, Compose
-
-    from mtnet.transforms import ResultJsond, SplitOutputsd
-
-    return Compose(
-        [
-            SplitOutputsd(keys="pred"),
-            Activationsd(keys="pred", sigmoid=True),
-            AsDiscreted(keys="pred", threshold=SEGMENTATION.threshold),
-            ResultJsond(keys=f"pred_{DETECTION.name}", allow_missing_keys=True),
-        ]
-    )
+    return mask_and_json(SEGMENTATION.threshold, DETECTION.name)
 
 
 def loss(
