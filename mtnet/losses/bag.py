@@ -20,7 +20,7 @@ class BagClassificationLoss(nn.Module):
 
         Args:
             logits: ``(P, C + 1)`` with a window weight, or ``(P, C)``, then every window weighs the same.
-            target: ``(P, C)`` in 0..1.
+            target: ``(P, C)`` in 0..1, NaN for unknown.
 
         Raises:
             ValueError: the channels do not fit.
@@ -33,5 +33,16 @@ class BagClassificationLoss(nn.Module):
         values = logits[:, :classes].float()
         weight = logits[:, classes].float() if logits.shape[1] > classes else torch.zeros_like(values[:, 0])
         bag = (torch.softmax(weight, 0)[:, None] * values).sum(0)
-        windows = F.binary_cross_entropy_with_logits(values, target.float())
-        return windows + F.binary_cross_entropy_with_logits(bag, target.float().amax(0))
+        wanted = target.float()
+        known = ~wanted.isnan()
+        present = wanted.nan_to_num().amax(0)
+        # A window that has it is enough to know of the bag.
+        told = known.all(0) | (present > 0)
+        return _entropy(values, wanted, known) + _entropy(bag, present, told)
+
+
+def _entropy(logits: Tensor, target: Tensor, known: Tensor) -> Tensor:
+    """Mean BCE over what is known; 0 with a zero gradient where nothing is."""
+    if not bool(known.any()):
+        return logits.sum() * 0
+    return F.binary_cross_entropy_with_logits(logits[known], target[known])

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from mtnet.structures import Code, Label, LesionChannel, OutputSpec
 
@@ -146,11 +146,22 @@ def network(
 def preprocessing(spacing_mm: Sequence[float] = SPACING_MM, load: bool = True) -> Compose:
     """Study to network input: load, axes to left-posterior-superior, resample, clip HU and map them to 0..1.
 
+    A ``label`` beside the ``image``, on whatever grid, comes onto the image's.
+
     Args:
         spacing_mm: of the network's grid.
         load: whether ``image`` is a path; a host that has loaded it already says no.
     """
-    from monai.transforms import Compose, EnsureChannelFirstd, EnsureTyped, Orientationd, ScaleIntensityRanged, Spacingd
+    from monai.transforms import (
+        AsDiscreted,
+        Compose,
+        EnsureChannelFirstd,
+        EnsureTyped,
+        Orientationd,
+        ResampleToMatchd,
+        ScaleIntensityRanged,
+        Spacingd,
+    )
 
     loader = []
     if load:
@@ -158,6 +169,7 @@ def preprocessing(spacing_mm: Sequence[float] = SPACING_MM, load: bool = True) -
 
         loader = [LoadImageStudyd(keys="image")]
     low, high = HU_WINDOW
+    label: dict[str, Any] = {"keys": "label", "allow_missing_keys": True}
     return Compose(
         [
             *loader,
@@ -166,6 +178,9 @@ def preprocessing(spacing_mm: Sequence[float] = SPACING_MM, load: bool = True) -
             Orientationd(keys="image", axcodes="LPS", labels=None),
             Spacingd(keys="image", pixdim=tuple(spacing_mm), mode="bilinear", padding_mode="border"),
             ScaleIntensityRanged(keys="image", a_min=low, a_max=high, b_min=0.0, b_max=1.0, clip=True),
+            EnsureChannelFirstd(**label, channel_dim="no_channel", strict_check=False),
+            ResampleToMatchd(**label, key_dst="image", mode="bilinear", padding_mode="zeros"),
+            AsDiscreted(**label, threshold=0.5),
         ]
     )
 

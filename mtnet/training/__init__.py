@@ -17,10 +17,12 @@ from mtnet.training.phantom_bags import PhantomBags
 from mtnet.training.processes import gathered, is_first
 from mtnet.training.samples import BoxesOnImaged, LoadSampled, collate_samples, require_samples, samples_of, shard
 from mtnet.training.targets import SampleTargets, boxes_of_mask
+from mtnet.training.volume_bags import ChestTargets, VolumeBags, chest_bags
 
 __all__ = [
     "AutocastInferer",
     "BoxesOnImaged",
+    "ChestTargets",
     "EpochsOfSamples",
     "ItemsInOrder",
     "LoadSampled",
@@ -31,9 +33,11 @@ __all__ = [
     "SampleTargets",
     "TrainerLoss",
     "TrainingState",
+    "VolumeBags",
     "augmentation",
     "better",
     "boxes_of_mask",
+    "chest_bags",
     "collate_samples",
     "gathered",
     "is_first",

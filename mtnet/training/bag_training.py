@@ -44,7 +44,7 @@ def prepare_bag(
     low, high = HU_WINDOW
     return image, {
         "pred": move(label["mask"]),
-        "lesions": [{name: move(value) for name, value in boxes.items()} for boxes in label["boxes"]],
+        "lesions": [boxes and {name: move(value) for name, value in boxes.items()} for boxes in label["boxes"]],
         "classification": move(label["classes"]),
         "reconstruction": image * (high - low) + low,
     }

@@ -88,7 +88,7 @@ class TrainingState:
         if self.items is not None:
             self.items.first = state["iteration"] * self.items.items_a_step
         if self.validator is not None:
-            for name, value in state["best"].items():
+            for name, value in state.get("best", {}).items():
                 setattr(self.validator.state, name, value)
         engine.logger.info("going on after epoch %d", state["epoch"])
 

@@ -43,14 +43,20 @@ _SUBSOLID = ("part_solid", "ground_glass")
 _MIN_VOXELS = 4
 
 
+UNKNOWN = 255
+"""Value of a mask that nobody drew."""
+
+
 @dataclass(frozen=True, slots=True)
 class DrawnSample:
-    """One preprocessed chest: ``image`` (i, j, k) float16, ``mask`` uint8, ``field`` (lung) bool, and its lesions."""
+    """One preprocessed chest: ``image`` (i, j, k) float16, ``mask`` uint8 (``UNKNOWN`` where nobody drew one), ``lung``
+    bool, and its lesions: ``box_index`` ``(N, 6)`` (None where nobody marked them), ``texture`` ``(N,)`` (-1 unknown).
+    """
 
     image: NDArray[np.float16]
     mask: NDArray[np.uint8]
     lung: NDArray[np.bool_]
-    box_index: NDArray[np.float64]
+    box_index: NDArray[np.float64] | None
     texture: NDArray[np.int64]
 
 
@@ -99,29 +105,22 @@ def draw_sample(seed: int, preprocessing: Callable[[Mapping[str, Any]], Mapping[
     )
 
 
-def kept_sample(
-    folder: Path, seed: int, preprocessing: Callable[[Mapping[str, Any]], Mapping[str, Any]]
-) -> DrawnSample:
-    """The sample of ``seed`` from ``folder``, memory-mapped; drawn and kept first where it is not there yet."""
-    place = folder / f"chest-{seed:05d}"
+def kept_sample(folder: Path, name: str, make: Callable[[], DrawnSample]) -> DrawnSample:
+    """The sample ``name`` from ``folder``, memory-mapped; made and kept first where it is not there yet."""
+    place = folder / name
     if not (place.with_suffix(".json")).is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        sample = draw_sample(seed, preprocessing)
-        for name in ("image", "mask", "lung"):
-            with atomic_path(folder / f"{place.name}-{name}.npy") as path:
-                np.save(path, getattr(sample, name))
+        sample = make()
+        for part in ("image", "mask", "lung"):
+            with atomic_path(folder / f"{name}-{part}.npy") as path:
+                np.save(path, getattr(sample, part))
+        boxes = None if sample.box_index is None else sample.box_index.tolist()
         with atomic_path(place.with_suffix(".json")) as path:
-            path.write_text(
-                json.dumps({"box_index": sample.box_index.tolist(), "texture": sample.texture.tolist()}),
-                encoding="ascii",
-            )
+            path.write_text(json.dumps({"box_index": boxes, "texture": sample.texture.tolist()}), encoding="ascii")
     told = json.loads(place.with_suffix(".json").read_text(encoding="ascii"))
-    image, mask, lung = (
-        np.load(folder / f"{place.name}-{name}.npy", mmap_mode="r") for name in ("image", "mask", "lung")
-    )
-    return DrawnSample(
-        image, mask, lung, np.asarray(told["box_index"], dtype=np.float64).reshape(-1, 6), np.asarray(told["texture"])
-    )
+    image, mask, lung = (np.load(folder / f"{name}-{part}.npy", mmap_mode="r") for part in ("image", "mask", "lung"))
+    boxes = None if told["box_index"] is None else np.asarray(told["box_index"], dtype=np.float64).reshape(-1, 6)
+    return DrawnSample(image, mask, lung, boxes, np.asarray(told["texture"], dtype=np.int64))
 
 
 class PhantomBags(Dataset[dict[str, Any]]):
@@ -129,7 +128,8 @@ class PhantomBags(Dataset[dict[str, Any]]):
 
     An item is ``{"image": (P, 1, *patch) float32, "label": targets}`` with targets ``mask`` (P, *patch) int64,
     ``boxes`` (a list of P dicts ``{"box_index": (N, 6), "label": (N,), "texture": (N,)}``; only lesions whose centre
-    lies in the patch: elsewhere the window that owns them finds them) and ``classes`` (P, 2) float32.
+    lies in the patch: elsewhere the window that owns them finds them) and ``classes`` (P, 2) float32. What a chest's
+    sample does not know is -1 in the mask, None among the boxes, NaN among the classes.
 
     Args:
         folder: where drawn chests are kept.
@@ -165,7 +165,7 @@ class PhantomBags(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         rng = np.random.default_rng((self.seed, index))
-        sample = kept_sample(self.folder, int(rng.integers(self.chests)), self.preprocessing)
+        sample = self.chest(int(rng.integers(self.chests)))
         drawn = [self._patch(sample, rng) for _ in range(self.patches)]
         return {
             "image": torch.stack([patch[0] for patch in drawn]),
@@ -176,17 +176,22 @@ class PhantomBags(Dataset[dict[str, Any]]):
             },
         }
 
+    def chest(self, number: int) -> DrawnSample:
+        """Chest ``number``, kept in the folder."""
+        return kept_sample(self.folder, f"chest-{number:05d}", lambda: draw_sample(number, self.preprocessing))
+
     def _patch(
         self, sample: DrawnSample, rng: np.random.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor] | None, torch.Tensor]:
         size = np.asarray(self.patch_size)
         start = self._start(sample, rng)
         stop = np.minimum(start + size, sample.image.shape)
         window = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
         pad = [(0, int(n)) for n in size - (stop - start)]
         image = np.pad(sample.image[window].astype(np.float32), pad)
-        mask = np.pad(sample.mask[window], pad)
-        boxes = sample.box_index - np.tile(start, 2)
+        mask = np.pad(sample.mask[window], pad, constant_values=UNKNOWN if sample.mask[0, 0, 0] == UNKNOWN else 0)
+        marked = np.zeros((0, 6)) if sample.box_index is None else sample.box_index
+        boxes = marked - np.tile(start, 2)
         centres = (boxes[:, :3] + boxes[:, 3:]) / 2
         inside = ((centres >= -0.5) & (centres < size - 0.5)).all(axis=1)
         boxes, texture = boxes[inside], sample.texture[inside]
@@ -203,24 +208,26 @@ class PhantomBags(Dataset[dict[str, Any]]):
                 low = size[axis] - 1 - boxes[:, 3 + axis]
                 boxes[:, 3 + axis] = size[axis] - 1 - boxes[:, axis]
                 boxes[:, axis] = low
-        names = [TEXTURES[t].name for t in texture]
-        visible = bool(mask.sum() >= _MIN_VOXELS)
+        told = torch.from_numpy(np.ascontiguousarray(mask)).long()
+        told[told == UNKNOWN] = -1
+        lesions = {
+            "box_index": torch.as_tensor(boxes, dtype=torch.float32),
+            "label": torch.zeros(len(boxes), dtype=torch.long),
+            "texture": torch.as_tensor(texture, dtype=torch.long),
+        }
         return (
             torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))[None],
-            torch.from_numpy(np.ascontiguousarray(mask)).long(),
-            {
-                "box_index": torch.as_tensor(boxes, dtype=torch.float32),
-                "label": torch.zeros(len(boxes), dtype=torch.long),
-                "texture": torch.as_tensor(texture, dtype=torch.long),
-            },
-            torch.tensor([float(visible), float(any(n in _SUBSOLID for n in names))]),
+            told,
+            None if sample.box_index is None else lesions,
+            torch.tensor([_visible(told, sample.box_index is not None, len(boxes)), _subsolid(texture, sample)]),
         )
 
     def _start(self, sample: DrawnSample, rng: np.random.Generator) -> NDArray[np.int64]:
         """First voxel of a patch: around a lesion, or somewhere in the lung."""
         size = np.asarray(self.patch_size)
-        if len(sample.box_index) and rng.random() < _NEAR_A_LESION:
-            box = sample.box_index[rng.integers(len(sample.box_index))]
+        boxes = sample.box_index
+        if boxes is not None and len(boxes) and rng.random() < _NEAR_A_LESION:
+            box = boxes[rng.integers(len(boxes))]
             centre = (box[:3] + box[3:]) / 2 - rng.uniform(-0.45, 0.45, 3) * size
         else:
             shape = np.asarray(sample.lung.shape)
@@ -231,3 +238,17 @@ class PhantomBags(Dataset[dict[str, Any]]):
                 centre = rng.uniform(0, shape)
         limit = np.maximum(np.asarray(sample.image.shape) - size, 0)
         return np.asarray(np.clip(np.round(centre - size / 2), 0, limit), dtype=np.int64)
+
+
+def _visible(mask: torch.Tensor, marked: bool, boxes: int) -> float:
+    """Whether a patch shows a nodule: by its mask, or where there is none by its boxes; NaN where neither is known."""
+    if bool((mask >= 0).any()):
+        return float(int((mask == 1).sum()) >= _MIN_VOXELS)
+    return float(boxes > 0) if marked else float("nan")
+
+
+def _subsolid(texture: NDArray[np.int64], sample: DrawnSample) -> float:
+    """Whether one of a patch's nodules is subsolid; NaN where nobody can say."""
+    if any(TEXTURES[t].name in _SUBSOLID for t in texture if t >= 0):
+        return 1.0
+    return float("nan") if sample.box_index is None or (texture < 0).any() else 0.0

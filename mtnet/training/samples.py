@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence, Sized
+from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any, Literal
 
@@ -71,7 +71,7 @@ class LoadSampled(Transform):  # type: ignore[misc]  # MONAI is not typed
         self._load = LoadImageStudyd(keys="image")
         self._load_mask = LoadImageStudyd(keys="mask")
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+    def __call__(self, data: Mapping[Any, Any]) -> dict[Any, Any]:
         """The loaded item.
 
         Raises:
@@ -123,7 +123,7 @@ class BoxesOnImaged(MapTransform):  # type: ignore[misc]  # MONAI is not typed
         super().__init__(keys, allow_missing_keys=True)
         self.image = image
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+    def __call__(self, data: Mapping[Any, Any]) -> dict[Any, Any]:
         """Return a copy of ``data`` with boxes ``(G', 2D)`` in index space of the image."""
         moved = dict(data)
         for key in self.key_iterator(moved):

@@ -1,4 +1,4 @@
-"""Small made pictures with masks, boxes and classes, and their manifest."""
+"""Small made pictures and chests with masks, boxes and classes, and their manifests."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image as PILImage
 
+from mtnet.io.nifti_out import write_nifti
+from mtnet.phantoms import draw_chest
 from mtnet.sources import Manifest, Sample, Source, write_manifest
+from mtnet.structures import Volume
 
 SOURCE = Source("made", "folder", "made", "CC0-1.0", "free", "", "", "drawn", "groups", boxes_from="annotation")
 CLASSES = ("benign", "malignant", "normal")
@@ -51,6 +54,38 @@ def write_pictures(folder: Path, count: int = 6) -> Path:
                 boxes=((BOX,) if image_class != "normal" else ()) if known else None,
                 image_class=None if number == 1 else image_class,
                 values={"diameter_mm": 8.0 + number},
+            )
+        )
+    write_manifest(Manifest((SOURCE,), tuple(samples)), folder / "manifest.json")
+    return folder / "manifest.json"
+
+
+def write_chests(folder: Path, count: int = 4, spacing_mm: tuple[float, float, float] = (4.0, 4.0, 5.0)) -> Path:
+    """``count`` drawn chests with masks, boxes, a class and a measure of the first nodule, and their manifest's path.
+
+    The second has no mask, class and measure, the third nothing but its class: what is unknown is missing.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    samples = []
+    for number, split in zip(range(count), ("train", "train", "val", "test"), strict=False):
+        phantom = draw_chest(number + 1, family="train", spacing_mm=spacing_mm)
+        image, mask = folder / f"{number}.nii.gz", folder / f"{number}_mask.nii.gz"
+        write_nifti(phantom.volume, image)
+        write_nifti(Volume((phantom.lesion_map > 0)[None].astype(np.uint8), phantom.volume.geometry), mask)
+        lesion = phantom.lesions[0]
+        samples.append(
+            Sample(
+                f"made/{number}",
+                "made",
+                f"made:{number}",
+                image,
+                split,
+                FOLDS[split],
+                masks=None if number in (1, 2) else (mask,),
+                boxes=None if number == 2 else tuple(tuple(map(float, one.box_index)) for one in phantom.lesions),
+                image_class=None if number == 1 else "high_reader_suspicion",
+                values={} if number in (1, 2) else {"diameter_mm": lesion.diameter_mm},
+                centre_lps_mm=tuple(map(float, lesion.centre_lps_mm)),
             )
         )
     write_manifest(Manifest((SOURCE,), tuple(samples)), folder / "manifest.json")

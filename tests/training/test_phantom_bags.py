@@ -8,7 +8,7 @@ from scipy import ndimage
 from mtnet.phantoms import draw_chest
 from mtnet.systems.chest_ct import TEXTURES, preprocessing
 from mtnet.training import PhantomBags, phantom_bags
-from mtnet.training.phantom_bags import CROWDED, draw_sample, kept_sample, nodules_of_chest
+from mtnet.training.phantom_bags import CROWDED, draw_sample, nodules_of_chest
 from tests.training.drawn import CUBOIDS, cuboid_sample
 
 PATCH = (24, 20, 22)
@@ -122,13 +122,13 @@ def test_a_chest_smaller_than_the_patch_is_padded_with_air_at_its_end(bags):
 def test_a_chest_is_drawn_once_and_kept(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(phantom_bags, "draw_sample", lambda seed, preprocessing: drawn.append(seed) or cuboid_sample())
-    first = kept_sample(tmp_path, 4, dict)
-    again = kept_sample(tmp_path, 4, dict)
+    bags = PhantomBags(tmp_path, dict, chests=9, bags=1)
+    first, again = bags.chest(4), bags.chest(4)
     assert drawn == [4]
     for name in ("image", "mask", "lung", "box_index", "texture"):
         np.testing.assert_array_equal(getattr(first, name), getattr(cuboid_sample(), name))
         np.testing.assert_array_equal(getattr(again, name), getattr(first, name))
-    kept_sample(tmp_path, 5, dict)
+    bags.chest(5)
     assert drawn == [4, 5]
     assert not [file for file in tmp_path.iterdir() if file.name.startswith(".")]
 
