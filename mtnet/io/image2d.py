@@ -32,6 +32,8 @@ _CONVERTED = ("1", "P", "CMYK", "YCbCr", "RGBX")
 _ORIENTATION_TAG, _BITS_TAG, _PHOTOMETRIC_TAG = 0x0112, 258, 262
 # Deflate packs at most 1032 to 1. Fax and LZW coding go further on blank pages, so small images may be anything.
 _LARGEST_RATIO, _RATIO_FROM_BYTES = 1100, 64 * 1024**2
+_PACKED = {"1": 8, "P": 8, "L": 4}
+"""Pixels of a byte, at most, by Pillow's mode (PNG keeps palettes in 1 bit and grey in 2 or more)."""
 
 
 def read_picture(
@@ -144,7 +146,9 @@ def _check_header(picture: PillowImages.Image, pages: int, path: Path, limits: L
     if size > limits.image_bytes:
         what = f"The picture of {picture.size[0]} x {picture.size[1]} pixels ({size} bytes)"
         raise RefusedError([line("limit_exceeded", path.name, what=what, limit=limits.image_bytes)])
-    if size > max(_RATIO_FROM_BYTES, _LARGEST_RATIO * path.stat().st_size):
+    # A mask of one even area in few bits is packed tightly and no bomb: what counts is what the file unpacks to.
+    stored = picture.size[0] * picture.size[1] * len(picture.getbands()) * item_bytes / _PACKED.get(picture.mode, 1)
+    if stored > max(_RATIO_FROM_BYTES, _LARGEST_RATIO * path.stat().st_size):
         raise _broken(path)
 
 

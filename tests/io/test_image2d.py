@@ -207,6 +207,15 @@ def test_a_damaged_png_is_refused_by_its_check_sums(tmp_path: Path) -> None:
         read_picture(tmp_path / "a.png")
 
 
+@pytest.mark.parametrize("mode", ["L", "1"])
+def test_a_large_mask_of_even_areas_is_no_bomb_however_small_its_file_is(tmp_path: Path, mode: str) -> None:
+    picture = PillowImages.new("L", (6748, 4499))
+    picture.paste(255, (1000, 1000, 5000, 3000))
+    picture.convert(mode).save(tmp_path / "mask.png")
+    assert (tmp_path / "mask.png").stat().st_size < 64_000
+    assert np.count_nonzero(read_picture(tmp_path / "mask.png").array) == 4000 * 2000
+
+
 def _bomb(path: Path, side: int) -> None:
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
