@@ -98,7 +98,6 @@ def run(args: argparse.Namespace) -> int:
     from mtnet.sources.manifest import joined, read_manifest, write_manifest
     from mtnet.sources.prepare import Request, prepare
 
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     others = [read_manifest(path) for path in args.join]
     prepared = prepare(
         Request(
@@ -130,6 +129,7 @@ def run(args: argparse.Namespace) -> int:
     if not prepared.manifest.samples:
         raise ValueError(f"No image of {args.root} can be used.")
     manifest = joined(*others, prepared.manifest)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     prepared.write()
     write_manifest(manifest, args.out)
     if args.splits is not None:

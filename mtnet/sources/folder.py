@@ -169,6 +169,8 @@ def _read_labels(path: Path) -> dict[str, _Row]:
             for key, value in row.items()
             if key not in _TOLD and value
         }
+        if not row["image"]:
+            raise ValueError(f"labels.csv, line {number}: names no image.")
         if row["image"] in found:
             raise ValueError(f"labels.csv, line {number}: {row['image']} stands there twice.")
         found[row["image"]] = _Row(

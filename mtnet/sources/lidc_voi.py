@@ -69,7 +69,7 @@ def read(root: Path, out: Path) -> Found:
     crops: list[tuple[Path, Draft]] = []
     named: set[Path] = set()
     for row in _rows(root / "index.csv"):
-        path = root / row["file"]
+        path = root / (row["file"] or "")
         if path in named:
             problems.append(Problem(path, "index.csv names it twice"))
             continue
@@ -108,7 +108,7 @@ def _draft(path: Path, row: Mapping[str, str], out: Path, problems: list[Problem
     except FileNotFoundError:
         problems.append(Problem(path, "missing: index.csv names it"))
         return None
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, TypeError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
         problems.append(Problem(path, f"unreadable: {error}"))
         return None
     geometry = crop.image.geometry

@@ -37,7 +37,8 @@ class Source:
         terms: what the licence lets people do with weights that the set touched, from ``free`` to ``unknown``.
         cite: how to cite it.
         url: where it is told about.
-        grouped_by: what makes a group: ``groups.csv``, ``patient``, ``near_duplicates``, ``drawn``.
+        grouped_by: what makes a group: ``groups.csv``, ``patient``, ``scan``, ``volume``, ``near_duplicates``,
+            ``drawn``, or ``given`` (by the user).
         split_by: ``groups`` (fold = hash of the group), or the name of the official split that was taken.
         boxes_from: ``annotation``, ``mask_components``, or None where samples hold no boxes.
         files: further files of the set that some training needs, by name (LUNA16's ``candidates``).

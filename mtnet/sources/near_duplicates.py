@@ -37,15 +37,16 @@ def fingerprint(array: NDArray[np.generic]) -> Fingerprint:
     """
     from PIL import Image
 
-    grey = array.astype(np.float32)
-    weights = (0.299, 0.587, 0.114) if grey.shape[0] == 3 else (1.0,)
-    plane = np.tensordot(np.asarray(weights, dtype=np.float32), grey, axes=1).T
-    picture = Image.fromarray(np.ascontiguousarray(plane))
-    span = float(plane.max() - plane.min()) or 1.0
-    # Whole steps of 1/255 of the span: noise in black borders would otherwise fill the hash.
-    steps = np.rint(np.asarray(picture.resize((17, 16), Image.Resampling.BOX)) * (255 / span))
+    if array.dtype != np.uint8:
+        low = float(array.min())
+        span = float(array.max()) - low or 1.0
+        array = np.rint((array.astype(np.float32) - low) * (255 / span)).astype(np.uint8)
+    pixels = np.ascontiguousarray(array.transpose(2, 1, 0))
+    picture = Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[..., 0]).convert("L")
+    # In 8 bits, so that noise in black borders does not fill the hash.
+    steps = np.asarray(picture.resize((17, 16), Image.Resampling.BOX))
     signs = np.where(steps[:, 1:] > steps[:, :-1], 1.0, -1.0).ravel()
-    small = np.asarray(picture.resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX)).ravel()
+    small = np.asarray(picture.resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX), dtype=np.float32).ravel()
     small = small - small.mean()
     length = float(np.linalg.norm(small))
     return np.concatenate([signs, small / length if length > 0 else small]).astype(np.float32)

@@ -102,6 +102,7 @@ def prepare(request: Request) -> Prepared:
     found = LAYOUTS[request.layout](request)
     problems = list(found.problems)
     name = source_name(request)
+    found = _once(found, problems)
     rows = _group_rows(found, problems)
     groups, grouped_by, compared = _groups(found, name, rows, anew=request.find_groups)
     kept = [(_flagged(draft, rows), groups[draft.name]) for draft in found.drafts if draft.name in groups]
@@ -171,6 +172,16 @@ def _listed(request: Request) -> dict[str, Split] | None:
     return read_split_list(Path(request.split_by)) if request.split_by.endswith(".csv") else None
 
 
+def _once(found: Found, problems: list[Problem]) -> Found:
+    """The drafts without a second one of a name, for a name becomes an id."""
+    first: dict[str, Draft] = {}
+    for draft in found.drafts:
+        if first.setdefault(draft.name, draft) is not draft:
+            where = _where(first[draft.name].image, found.root)
+            problems.append(Problem(draft.image, f"a second image of the name {draft.name}; {where} has it too"))
+    return replace(found, drafts=tuple(first.values()))
+
+
 def _group_rows(found: Found, problems: list[Problem]) -> dict[str, dict[str, str]] | None:
     """The rows of ``groups.csv`` by draft; None where there is no such table."""
     table = found.root / "groups.csv"
@@ -213,7 +224,8 @@ def _groups(
     if given:
         both = [draft.name for draft in unknown if draft.name in given]
         compared = agreement([told[one] for one in both], [given[one] for one in both])
-    return {key: f"{name}:{group}" for key, group in told.items()}, "near_duplicates", compared
+    made_by = "near_duplicates" if unknown else "given"
+    return {key: f"{name}:{group}" for key, group in told.items()}, made_by, compared
 
 
 def _conflicts(
