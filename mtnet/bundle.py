@@ -54,6 +54,8 @@ ALLOWED: frozenset[str] = frozenset(
         "mtnet.inference.MultiTaskInferer",
         "mtnet.io.loader.LoadImageStudyd",
         *(f"mtnet.systems.{system}.{function}" for system in _SYSTEMS for function in _FUNCTIONS),
+        "mtnet.transforms.DrawNoduled",
+        "mtnet.transforms.NodulePatchd",
         "mtnet.transforms.PictureChannelsd",
         "mtnet.transforms.PictureRanged",
         "mtnet.transforms.ResultJsond",

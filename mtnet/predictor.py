@@ -210,7 +210,8 @@ class Predictor:
         options, meter = options or ReadOptions(), meter or CostMeter()
         with meter.stage("read"):
             case = read_volume_item(study, options, meter)
-            return self._checked(case if self.patch is None else self._with_places(case, self.patch))
+            case = self._checked(case)
+            return case if self.patch is None else self._with_places(case, self.patch)
 
     def read_item(self, item: Item, options: ReadOptions | None = None, meter: CostMeter | None = None) -> Case | Clip:
         """Read one of ``items``; a clip is opened, and its first frame stands for it in the check of the input domain.
@@ -332,7 +333,8 @@ class Predictor:
         places, lines = placed(
             case.options.points, volume.geometry, case.source, patch.field_mm, largest_crop_mm=LARGEST_CROP_MM
         )
-        return replace(case, places=places, volume=replace(volume, report=volume.report.plus(lines)))
+        report = volume.report.plus(self._settled(lines, case))
+        return replace(case, places=places, volume=replace(volume, report=report))
 
     def _checked(self, case: Case) -> Case:
         """The case with what its headers and values say about it in its report."""

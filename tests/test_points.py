@@ -103,6 +103,8 @@ def test_a_field_that_reaches_out_is_flagged(tmp_path: Path) -> None:
     found = ask(write_study(tmp_path / "in"), SMALL, (60.0, 0.0, 0.0))
     (line,) = [line for line in found.report if line.code == "field_reaches_outside"]
     assert line.severity == "flagged" and "around place 2 reaches 4.3 mm out" in line.message
+    with pytest.raises(RefusedError, match="field_reaches_outside"):
+        ball_predictor().run(tmp_path / "in", ReadOptions(points=points_at([(60.0, 0.0, 0.0)]), strict=True))
 
 
 def test_places_are_for_networks_of_points_and_for_one_study(tmp_path: Path) -> None:
