@@ -6,12 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from monai.transforms import Compose
 from PIL import Image
+from torch import Tensor
 
 from mtnet.inference import MultiTaskInferer
 from mtnet.predictor import Predictor, ReadOptions
-from mtnet.structures import InputDomain, RefusedError
+from mtnet.results import read_findings_json, write_findings_json
+from mtnet.structures import InputDomain, Measured, OutputSpec, RefusedError
 from tests.builders import write_ct_series
 from tests.bundles import blob_predictor
 from tests.planes import MODEL, PHOTO, PRED, US, SpotNet, chain, region, save, spot, spot_predictor, write_dicom
@@ -154,3 +157,26 @@ def test_without_boxes_the_parts_of_the_mask_are_the_lesions(tmp_path: Path) -> 
         assert 0.99 < lesion.score <= 1.0
     assert (found.label_map.array == 1).sum() == (found.lesion_map.array > 0).sum() + 1
     assert {"lesions_from_mask", "specks_in_mask"} <= set(found.report.codes)
+
+
+class MeanNet(SpotNet):
+    """Measures how bright an image is, and how sure it is of that, as a network without mask and boxes does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outputs = (OutputSpec("brightness", "global", units="percent", log_variance=True),)
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        mean = image.mean((1, 2, 3))[:, None] * 100
+        return {"brightness": torch.cat([mean, torch.full_like(mean, 2 * np.log(0.5))], 1)}
+
+
+def test_what_is_measured_of_an_image_as_a_whole_stands_beside_its_classes(tmp_path: Path) -> None:
+    pixels = np.full((64, 48), 51, np.uint8)
+    predictor = Predictor(MeanNet(), chain(), MultiTaskInferer(None), MODEL, domain=InputDomain(spatial_dims=2))
+    found = predictor.run(save(tmp_path / "a.png", pixels))
+    (measured,) = found.measured.items()
+    assert measured == ("brightness_percent", Measured(pytest.approx(20.0), "percent", pytest.approx(0.5)))
+    assert not found.lesions and not found.image_classes
+    write_findings_json(found, tmp_path / "findings.json")
+    assert read_findings_json(tmp_path / "findings.json").measured["brightness_percent"].value == pytest.approx(20.0)

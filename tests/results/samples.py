@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from mtnet.structures import (
     Instance,
     Label,
     Lesion,
+    Measured,
     ModelInfo,
     ReportLine,
     Series,
@@ -156,3 +158,21 @@ def findings_on(
         costs=(StageCost("read", 1.25, 123456789), StageCost("infer", 20.5, 987654321)),
         options=options if options is not None else {"window": "64x64x64", "overlap": "0.25"},
     )
+
+
+def measured_at_given_places(findings: Findings) -> Findings:
+    """The same lesions, as a network of points tells them."""
+    lesions = tuple(
+        replace(
+            lesion,
+            score=1.0,
+            volume_mm3=None,
+            longest_axial_diameter_mm=None,
+            short_axial_diameter_mm=None,
+            measured={"diameter_mm": Measured(8.25, "mm", 1.5), "reader_rating": Measured(2.5, "rating 1 to 5")},
+            place_given=True,
+            mask_drawn=True,
+        )
+        for lesion in findings.lesions
+    )
+    return replace(findings, lesions=lesions, measured={"mean_hu": Measured(-80.5, "HU")})

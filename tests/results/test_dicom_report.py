@@ -17,7 +17,7 @@ from mtnet.results import SegOutcome, write_dicom_report, write_dicom_seg
 from mtnet.structures import Findings, ImageClass, Volume
 from tests.builders import write_ct_series
 from tests.results.judges import errors_of, filled
-from tests.results.samples import ball, findings_on, geometry_of, stack_of
+from tests.results.samples import ball, findings_on, geometry_of, measured_at_given_places, stack_of
 
 DATA = Path(os.environ.get("MTNET_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
 NO_SEG = SegOutcome(False, "not asked for")
@@ -264,3 +264,25 @@ def test_a_report_of_the_real_study_has_no_error_for_dciodvfy(tmp_path: Path) ->
         outcome = write_dicom_report(findings, tmp_path / "report.dcm", seg=seg)
         assert outcome.written and "ReferencedStudySequence" in outcome.lines[0].message
         assert errors_of(tmp_path / "report.dcm", "Comprehensive3DSR") == []
+
+
+def test_what_was_measured_at_a_given_place_stands_with_its_error_and_nothing_of_the_drawn_mask_does(
+    tmp_path: Path,
+) -> None:
+    findings = measured_at_given_places(make(tmp_path / "series"))
+    seg = write_dicom_seg(findings, tmp_path / "seg.dcm")
+    assert write_dicom_report(findings, tmp_path / "report.dcm", seg=seg).written
+    content = content_of(tmp_path / "report.dcm")
+    for lesion in findings.lesions:
+        (group,) = content.get_volumetric_roi_measurement_groups(tracking_uid=lesion.tracking_uid)
+        measured = {m.name.meaning: (m.value, m.unit.value) for m in group.get_measurements()}
+        assert measured["Diameter"] == (8.25, "mm")
+        assert measured["Expected standard deviation of diameter"] == (1.5, "mm")
+        assert measured["reader rating"] == (2.5, "1")
+        assert not measured.keys() & {"Volume", "Long axis", "Short axis", "Detection score"}
+        said = [e.value.meaning for e in group.get_qualitative_evaluations()]
+        assert "Given, not found by the algorithm" in said and "Ball of the measured diameter, drawn" in said
+    image = content.get_image_measurement_groups()[0]
+    assert {m.name.meaning: m.value for m in image.get_measurements()}["mean"] == -80.5
+    assert "2 lesions were measured at given places; none was looked for." in texts_of(tmp_path / "report.dcm")
+    assert errors_of(tmp_path / "report.dcm", "Comprehensive3DSR") == []

@@ -14,7 +14,7 @@ import pytest
 from mtnet.results import SegOutcome, findings_to_dict, read_findings_json, write_findings_json
 from mtnet.results.findings_json import NO_DICOM, schema
 from mtnet.structures import Findings, Geometry, ImageClass, Measured, ModelInfo
-from tests.results.samples import LABELS, ball, findings_on, lesion_of
+from tests.results.samples import LABELS, ball, findings_on, lesion_of, measured_at_given_places
 
 
 @pytest.fixture
@@ -210,24 +210,6 @@ def test_what_an_outside_kind_decodes_to_comes_back_and_alone_needs_the_newest_s
     assert read_findings_json(tmp_path / "findings.json").extras == told.extras
     assert json.loads((tmp_path / "findings.json").read_text())["schema_version"] == "1.3"
     assert "extras" not in findings_to_dict(findings) and findings_to_dict(findings)["schema_version"] == "1.1"
-
-
-def measured_at_given_places(findings: Findings) -> Findings:
-    """The same lesions, as a network of points tells them."""
-    lesions = tuple(
-        dataclasses.replace(
-            lesion,
-            score=1.0,
-            volume_mm3=None,
-            longest_axial_diameter_mm=None,
-            short_axial_diameter_mm=None,
-            measured={"diameter_mm": Measured(8.25, "mm", 1.5), "reader_rating": Measured(2.5, "rating 1 to 5")},
-            place_given=True,
-            mask_drawn=True,
-        )
-        for lesion in findings.lesions
-    )
-    return dataclasses.replace(findings, lesions=lesions, measured={"mean_hu": Measured(-80.5, "HU")})
 
 
 def test_measured_values_and_given_places_come_back_from_a_document_of_their_own_version(

@@ -73,3 +73,16 @@ def test_a_field_of_nothing_is_refused(options):
 def test_what_is_no_volume_is_refused():
     with pytest.raises(ValueError, match=r"one value a voxel of \(i, j, k\)"):
         NodulePatchd("image", size=8, field_mm=4.0)({"image": MetaTensor(torch.zeros(3, 4, 4, 4))})
+
+
+def test_the_middle_is_taken_of_crops_alone():
+    large = volume(shape=(40, 50, 30), spacing=(2.0, 2.5, 2.0))
+    patch = NodulePatchd("image", size=8, field_mm=4.0, planes=3)
+    with pytest.raises(ValueError, match=r"125 mm long.*Give the place"):
+        patch({"image": large})
+    assert patch({"image": large, "at_lps_mm": middle_lps(large)})["image"].shape == (3, 8, 8)
+
+
+def test_the_field_is_told_from_face_to_face():
+    assert NodulePatchd("image", size=64, field_mm=22.0, planes=3, plane_mm=1.5).field_mm == (22.0, 22.0, 4.5)
+    assert NodulePatchd("image", size=32, field_mm=32.0).field_mm == (32.0, 32.0, 32.0)
