@@ -6,7 +6,8 @@ import argparse
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,23 +100,23 @@ def run(args: argparse.Namespace) -> int:
     from mtnet.sources.prepare import Request, prepare
 
     others = [read_manifest(path) for path in args.join]
-    prepared = prepare(
-        Request(
-            layout=args.source,
-            root=args.root,
-            out=args.out,
-            name=args.name,
-            split_by=args.split_by,
-            find_groups=args.find_groups,
-            title=args.title,
-            licence=args.licence,
-            terms=args.terms,
-            count=args.count,
-            first_seed=args.first_seed,
-            family=args.family,
-            spacing_mm=tuple(args.spacing_mm),
-        )
+    request = Request(
+        layout=args.source,
+        root=args.root,
+        out=args.out,
+        name=args.name,
+        split_by=args.split_by,
+        find_groups=args.find_groups,
+        title=args.title,
+        licence=args.licence,
+        terms=args.terms,
+        count=args.count,
+        first_seed=args.first_seed,
+        family=args.family,
+        spacing_mm=tuple(args.spacing_mm),
     )
+    with _progress() as looked:
+        prepared = prepare(request, looked)
     stopped = bool(prepared.problems) and not args.skip_broken
     for item in prepared.manifest.left_out:
         print(f"{plain(item.file)}: {plain(item.reason)}", file=sys.stderr)
@@ -139,6 +140,22 @@ def run(args: argparse.Namespace) -> int:
     else:
         print("\n".join(_told(manifest, prepared, args.out)))
     return 0
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[], None]]:
+    """Count images on standard error, when that is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(unit="image", leave=False, file=sys.stderr) as bar:
+
+        def looked() -> None:
+            bar.update()
+
+        yield looked
 
 
 def _summary(manifest: Manifest, prepared: Prepared) -> dict[str, Any]:

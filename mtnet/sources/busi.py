@@ -6,8 +6,17 @@ import re
 from pathlib import Path
 
 from mtnet.io.image2d import PICTURE_SUFFIXES
-from mtnet.sources.layout import About, Found, Problem, files_by_stem, foreign_images, set_root, subfolder
-from mtnet.sources.layout import without as drafts_of
+from mtnet.sources.layout import (
+    About,
+    Found,
+    Problem,
+    Problems,
+    drafts_of,
+    files_by_stem,
+    foreign_images,
+    set_root,
+    subfolder,
+)
 from mtnet.sources.pictures import draft_picture
 
 CLASSES = ("benign", "malignant", "normal")
@@ -22,7 +31,7 @@ ABOUT = About(
 _MASK = re.compile(r"(?P<image>.+)_mask(_\d+)?")
 
 
-def read(root: Path) -> Found:
+def read(root: Path, problems: Problems) -> Found:
     """Read ``benign/``, ``malignant/`` and ``normal/``: ``x (n).png`` with ``x (n)_mask.png``, ``x (n)_mask_1.png``...
 
     The union of all masks of an image is its lesion area. A normal image has an empty mask.
@@ -31,7 +40,7 @@ def read(root: Path) -> Found:
         FileNotFoundError: none of the three folders is there.
     """
     root = set_root(root, lambda folder: subfolder(folder, *CLASSES) is not None, f"folders {', '.join(CLASSES)}.")
-    problems: list[Problem] = list(foreign_images(root, PICTURE_SUFFIXES))
+    problems += foreign_images(root, PICTURE_SUFFIXES)
     drafts = []
     for name in CLASSES:
         folder = subfolder(root, name)
@@ -54,4 +63,4 @@ def read(root: Path) -> Found:
             for stem in masks.keys() - images.keys()
             for path in masks[stem]
         ]
-    return Found(root, ABOUT, drafts_of(drafts), tuple(problems), boxes_from="mask_components")
+    return Found(root, ABOUT, drafts_of(drafts), boxes_from="mask_components")

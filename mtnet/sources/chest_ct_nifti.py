@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mtnet.sources.layout import VOLUME_SUFFIXES, About, Draft, Found, Problem, foreign_images, set_root, subfolder
-from mtnet.sources.layout import without as drafts_of
+from mtnet.sources.layout import (
+    VOLUME_SUFFIXES,
+    About,
+    Draft,
+    Found,
+    Problems,
+    drafts_of,
+    foreign_images,
+    set_root,
+    subfolder,
+)
 from mtnet.sources.pairs import pairs
 from mtnet.sources.volumes import draft_volume
 
@@ -14,7 +23,7 @@ _LAYOUTS = (("images", "masks"), ("images", "labels"), ("imagesTr", "labelsTr"),
 _EXPECTED = "a folder images with a folder masks (or labels; imagesTr with labelsTr), files of the same stem."
 
 
-def read(root: Path) -> Found:
+def read(root: Path, problems: Problems) -> Found:
     """Read volumes and masks of the same stem. Boxes are the components of the masks (26 neighbours).
 
     Every volume counts as a patient of its own, except where ``groups.csv`` says more.
@@ -25,12 +34,12 @@ def read(root: Path) -> Found:
     root = set_root(root, lambda folder: _parts(folder) is not None, _EXPECTED)
     found = _parts(root)
     assert found is not None  # set_root has seen them.
-    problems: list[Problem] = list(foreign_images(root, VOLUME_SUFFIXES))
+    problems += foreign_images(root, VOLUME_SUFFIXES)
     drafts: list[Draft | None] = [
         draft_volume(stem, image, [mask] if mask else [], problems, modality="CT")
         for stem, image, mask in pairs(*found, VOLUME_SUFFIXES, problems)
     ]
-    return Found(root, ABOUT, drafts_of(drafts), tuple(problems), boxes_from="mask_components", grouped_by="volume")
+    return Found(root, ABOUT, drafts_of(drafts), boxes_from="mask_components", grouped_by="volume")
 
 
 def _parts(folder: Path) -> tuple[Path, Path] | None:

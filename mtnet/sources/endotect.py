@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mtnet.io.image2d import PICTURE_SUFFIXES
-from mtnet.sources.layout import About, Draft, Found, foreign_images, set_root, subfolder
-from mtnet.sources.layout import without as drafts_of
+from mtnet.sources.layout import About, Draft, Found, Problems, drafts_of, foreign_images, set_root, subfolder
 from mtnet.sources.pairs import pairs
 from mtnet.sources.pictures import draft_picture
 
@@ -24,14 +23,14 @@ _PARTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 )
 
 
-def read(root: Path) -> Found:
+def read(root: Path, problems: Problems) -> Found:
     """Read ``images/`` with ``masks/`` and, where they are there, the ``ulcerative-colitis_`` folders (flagged so).
 
     Raises:
         FileNotFoundError: ``images/`` or ``masks/`` is not there.
     """
     root = set_root(root, _fits, "folders images and masks.")
-    problems = list(foreign_images(root, PICTURE_SUFFIXES))
+    problems += foreign_images(root, PICTURE_SUFFIXES)
     drafts: list[Draft | None] = []
     for images_name, masks_name, flags in _PARTS:
         images, masks = subfolder(root, images_name), subfolder(root, masks_name)
@@ -41,7 +40,7 @@ def read(root: Path) -> Found:
             drafts.append(
                 draft_picture(stem, image, [mask] if mask else [], problems, boxes_of_components=True, flags=flags)
             )
-    return Found(root, ABOUT, drafts_of(drafts), tuple(problems), boxes_from="mask_components")
+    return Found(root, ABOUT, drafts_of(drafts), boxes_from="mask_components")
 
 
 def _fits(folder: Path) -> bool:

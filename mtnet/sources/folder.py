@@ -15,6 +15,7 @@ from mtnet.sources.layout import (
     Draft,
     Found,
     Problem,
+    Problems,
     files_by_stem,
     foreign_images,
     set_root,
@@ -44,7 +45,7 @@ class _Row:
     values: Mapping[str, float]
 
 
-def read(root: Path, split_by: str = "groups") -> Found:
+def read(root: Path, problems: Problems, split_by: str = "groups") -> Found:
     """Read a user's folder.
 
     - ``images/`` holds pictures or volumes; a folder in it names the class of what lies in that.
@@ -57,6 +58,7 @@ def read(root: Path, split_by: str = "groups") -> Found:
 
     Args:
         root: the folder.
+        problems: what is wrong goes here.
         split_by: ``labels`` to take the column ``split`` of ``labels.csv``, else ``groups``.
 
     Raises:
@@ -66,7 +68,7 @@ def read(root: Path, split_by: str = "groups") -> Found:
     root = set_root(root, lambda folder: subfolder(folder, "images") is not None, "a folder images.")
     images, masks = subfolder(root, "images"), subfolder(root, "masks")
     assert images is not None  # set_root has seen it.
-    problems: list[Problem] = list(foreign_images(root, _SUFFIXES))
+    problems += foreign_images(root, _SUFFIXES)
     rows = _read_labels(root / "labels.csv")
     boxes = _read_boxes(root / "boxes.csv")
     drafts: list[Draft] = []
@@ -94,9 +96,7 @@ def read(root: Path, split_by: str = "groups") -> Found:
                 )
     for table, keys in (("labels.csv", rows), ("boxes.csv", boxes or {})):
         problems += [Problem(images / key, f"missing: {table} names it") for key in keys if key not in named]
-    return Found(
-        root, ABOUT, tuple(drafts), tuple(problems), boxes_from="annotation" if boxes is not None else "mask_components"
-    )
+    return Found(root, ABOUT, tuple(drafts), boxes_from="annotation" if boxes is not None else "mask_components")
 
 
 def _draft(
@@ -105,7 +105,7 @@ def _draft(
     masks: Sequence[Path] | None,
     row: _Row,
     boxes: Sequence[Numbers] | None,
-    problems: list[Problem],
+    problems: Problems,
 ) -> Draft | None:
     if path.name.lower().endswith(VOLUME_SUFFIXES):
         return draft_volume(
@@ -129,7 +129,7 @@ def _draft(
     )
 
 
-def _masks(folder: Path, images: Mapping[str, Path], problems: list[Problem]) -> dict[str, list[Path]]:
+def _masks(folder: Path, images: Mapping[str, Path], problems: Problems) -> dict[str, list[Path]]:
     """The masks of a folder by the stem of their image."""
     ignored: list[Problem] = []
     found: dict[str, list[Path]] = {}

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import cast
 
 from mtnet.io.image2d import PICTURE_SUFFIXES
-from mtnet.sources.layout import About, Draft, Found, foreign_images, set_root, subfolder
-from mtnet.sources.layout import without as drafts_of
+from mtnet.sources.layout import About, Draft, Found, Problems, drafts_of, foreign_images, set_root, subfolder
 from mtnet.sources.manifest import Split
 from mtnet.sources.pairs import pairs
 from mtnet.sources.pictures import draft_picture
@@ -24,18 +23,19 @@ OFFICIAL = ("official",)
 _PARTS = (("Training", "train"), ("Validation", "val"), ("Test", "test"))
 
 
-def read(root: Path, split_by: str = "groups") -> Found:
+def read(root: Path, problems: Problems, split_by: str = "groups") -> Found:
     """Read ``ISIC2018_Task1-2_<part>_Input/x.jpg`` with ``ISIC2018_Task1_<part>_GroundTruth/x_segmentation.png``.
 
     Args:
         root: the folder that holds them, at least one part of Training, Validation and Test.
+        problems: what is wrong goes here.
         split_by: ``official`` for the challenge's parts (2594 train, 100 validate, 1000 test), else ``groups``.
 
     Raises:
         FileNotFoundError: no part is there.
     """
     root = set_root(root, lambda folder: _parts(folder) != [], "folders ISIC2018_Task1-2_Training_Input and so on.")
-    problems = list(foreign_images(root, PICTURE_SUFFIXES))
+    problems += foreign_images(root, PICTURE_SUFFIXES)
     drafts: list[Draft | None] = []
     for images, masks, split in _parts(root):
         for stem, image, mask in pairs(images, masks, PICTURE_SUFFIXES, problems):
@@ -48,7 +48,7 @@ def read(root: Path, split_by: str = "groups") -> Found:
                     official=split if split_by == "official" else None,
                 )
             )
-    return Found(root, ABOUT, drafts_of(drafts), tuple(problems))
+    return Found(root, ABOUT, drafts_of(drafts))
 
 
 def _parts(folder: Path) -> list[tuple[Path, Path | None, Split]]:

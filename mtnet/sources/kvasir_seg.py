@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mtnet.io.image2d import PICTURE_SUFFIXES, describe_picture
-from mtnet.sources.layout import About, Draft, Found, Problem, foreign_images, set_root, subfolder
-from mtnet.sources.layout import without as drafts_of
+from mtnet.sources.layout import About, Draft, Found, Problem, Problems, drafts_of, foreign_images, set_root, subfolder
 from mtnet.sources.manifest import Numbers
 from mtnet.sources.pairs import pairs
 from mtnet.sources.pictures import draft_picture
@@ -27,13 +26,14 @@ OFFICIAL = ("880_120",)
 _BOXES = ("kavsir_bboxes.json", "kvasir_bboxes.json")
 
 
-def read(root: Path, split_by: str = "groups") -> Found:
+def read(root: Path, problems: Problems, split_by: str = "groups") -> Found:
     """Read images, masks and, where the JSON is there, its boxes; else boxes are the components of the masks.
 
     The JSON's corners are taken as edges of pixels: xmin 0 is the image's left edge, -0.5 in index space.
 
     Args:
         root: the set's folder.
+        problems: what is wrong goes here.
         split_by: ``880_120`` for the authors' split (its 120 images test; the others are folded by group into train and
             val).
 
@@ -43,7 +43,7 @@ def read(root: Path, split_by: str = "groups") -> Found:
     root = set_root(root, _fits, "folders images and masks.")
     images, masks = subfolder(root, "images"), subfolder(root, "masks")
     assert images is not None  # _fits has seen it.
-    problems = list(foreign_images(root, PICTURE_SUFFIXES))
+    problems += foreign_images(root, PICTURE_SUFFIXES)
     told_in = next((root / name for name in _BOXES if (root / name).is_file()), None)
     told = _read_boxes(told_in, problems) if told_in else None
     drafts: list[Draft | None] = []
@@ -63,7 +63,7 @@ def read(root: Path, split_by: str = "groups") -> Found:
     if split_by == "880_120":
         test = _test_names()
         kept = tuple(replace(draft, official="test" if draft.name in test else None) for draft in kept)
-    return Found(root, ABOUT, kept, tuple(problems), boxes_from="annotation" if told is not None else "mask_components")
+    return Found(root, ABOUT, kept, boxes_from="annotation" if told is not None else "mask_components")
 
 
 def _fits(folder: Path) -> bool:

@@ -38,6 +38,14 @@ class Problem:
     reason: str
 
 
+class Problems(list[Problem]):
+    """Collects what is wrong with a set; ``looked`` is called for each image that is about to be looked at."""
+
+    def __init__(self, looked: Callable[[], None] = lambda: None) -> None:
+        super().__init__()
+        self.looked = looked
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Draft:
     """A sample before it has a group, a fold and a split; other fields as in ``Sample``.
@@ -68,13 +76,12 @@ class Draft:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Found:
-    """What a reader found under a root.
+    """What a reader found under a root; what is wrong there went to the ``Problems`` that it was given.
 
     Args:
         root: the folder that ``groups.csv`` names images from.
         about: the set.
         drafts: its images, in the order of their names.
-        problems: files that are not as the layout says.
         boxes_from: see ``Source``.
         grouped_by: what ``Draft.group`` is, where the layout tells groups.
         files: see ``Source``.
@@ -84,7 +91,6 @@ class Found:
     root: Path
     about: About
     drafts: tuple[Draft, ...]
-    problems: tuple[Problem, ...] = ()
     boxes_from: str | None = None
     grouped_by: str | None = None
     files: Mapping[str, Path] = field(default_factory=dict)
@@ -177,6 +183,6 @@ def foreign_images(root: Path, suffixes: Sequence[str]) -> Iterator[Problem]:
             yield Problem(entry, "foreign file: images belong into the folders of the set")
 
 
-def without(drafts: Iterable[Draft | None]) -> tuple[Draft, ...]:
+def drafts_of(drafts: Iterable[Draft | None]) -> tuple[Draft, ...]:
     """The drafts that there are."""
     return tuple(draft for draft in drafts if draft is not None)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtnet.io.nifti_out import write_nifti
-from mtnet.sources.layout import About, Draft, Found, Problem, set_root
+from mtnet.sources.layout import About, Draft, Found, Problem, Problems, set_root
 from mtnet.structures.geometry import Geometry
 from mtnet.structures.volume import Volume
 
@@ -49,7 +49,7 @@ class _Crop:
     mask: Volume
 
 
-def read(root: Path, out: Path) -> Found:
+def read(root: Path, problems: Problems, out: Path) -> Found:
     """Read ``index.csv`` and the crops that it names.
 
     The crops' ``affine`` is RAS+ (NIfTI's); their voxels keep order and value. Class: ``reader_rating`` above 3 is
@@ -58,6 +58,7 @@ def read(root: Path, out: Path) -> Found:
 
     Args:
         root: the set's folder.
+        problems: what is wrong goes here.
         out: folder for the NIfTI files, ``<nodule>.nii.gz`` and ``<nodule>_mask.nii.gz``, written by ``Found.write``.
 
     Raises:
@@ -65,7 +66,6 @@ def read(root: Path, out: Path) -> Found:
         ValueError: it lacks a column.
     """
     root = set_root(root, lambda folder: (folder / "index.csv").is_file(), "a file index.csv and a folder nodules.")
-    problems: list[Problem] = []
     crops: list[tuple[Path, Draft]] = []
     named: set[Path] = set()
     for row in _rows(root / "index.csv"):
@@ -84,7 +84,6 @@ def read(root: Path, out: Path) -> Found:
         root,
         ABOUT,
         tuple(draft for _, draft in crops),
-        tuple(problems),
         boxes_from="mask_components",
         grouped_by="patient",
         write=partial(_write, crops, out),
@@ -100,7 +99,8 @@ def _rows(path: Path) -> Iterator[dict[str, str]]:
         yield from reader
 
 
-def _draft(path: Path, row: Mapping[str, str], out: Path, problems: list[Problem]) -> Draft | None:
+def _draft(path: Path, row: Mapping[str, str], out: Path, problems: Problems) -> Draft | None:
+    problems.looked()
     try:
         crop = _load(path)
         values = {name: float(row[column]) for column, name in _NUMBERS.items() if row.get(column)}

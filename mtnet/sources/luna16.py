@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mtnet.sources.layout import About, Draft, Found, Problem, set_root, visible
+from mtnet.sources.layout import About, Draft, Found, Problem, Problems, set_root, visible
 from mtnet.sources.manifest import Numbers, Split
 from mtnet.structures.geometry import Geometry
 
@@ -41,7 +41,7 @@ class Finding:
     number: float
 
 
-def read(root: Path, split_by: str = "groups") -> Found:
+def read(root: Path, problems: Problems, split_by: str = "groups") -> Found:
     """Read ``subset0/`` to ``subset9/`` (any that are there), ``annotations.csv`` and what lies beside it.
 
     Boxes are cubes around the annotated centre with the annotated diameter as side. Findings of
@@ -51,6 +51,7 @@ def read(root: Path, split_by: str = "groups") -> Found:
 
     Args:
         root: the set's folder.
+        problems: what is wrong goes here.
         split_by: ``official`` for the challenge's ten subsets as folds (0 tests, 1 validates), else ``groups``.
 
     Raises:
@@ -58,7 +59,6 @@ def read(root: Path, split_by: str = "groups") -> Found:
         ValueError: a table lacks a column.
     """
     root = set_root(root, lambda folder: bool(_subsets(folder)), "folders subset0 to subset9 with .mhd files.")
-    problems: list[Problem] = []
     annotations = _table(root, "annotations.csv")
     if annotations is None:
         raise FileNotFoundError(f"There is no annotations.csv under {root}.")
@@ -74,6 +74,7 @@ def read(root: Path, split_by: str = "groups") -> Found:
             if path.suffix.lower() != ".mhd":
                 problems.append(Problem(path, "foreign file: expected .mhd and its .raw"))
                 continue
+            problems.looked()
             geometry = _geometry(path, problems)
             if geometry is None:
                 continue
@@ -96,7 +97,6 @@ def read(root: Path, split_by: str = "groups") -> Found:
         root,
         ABOUT,
         tuple(drafts),
-        tuple(problems),
         boxes_from="annotation",
         grouped_by="scan",
         files={"candidates": candidates} if candidates else {},

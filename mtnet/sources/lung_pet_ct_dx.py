@@ -11,7 +11,7 @@ import numpy as np
 
 from mtnet.io.load import load
 from mtnet.io.scan import scan
-from mtnet.sources.layout import About, Draft, Found, Problem, set_root, visible
+from mtnet.sources.layout import About, Draft, Found, Problem, Problems, set_root, visible
 from mtnet.sources.manifest import Numbers
 from mtnet.structures.report import RefusedError
 from mtnet.structures.study import Series
@@ -54,7 +54,7 @@ class _Annotation:
     boxes: tuple[tuple[tuple[float, float, float, float], str], ...]
 
 
-def read(root: Path) -> Found:
+def read(root: Path, problems: Problems) -> Found:
     """Read every annotated CT series under ``root``; each lies in a folder of its own, as TCIA's retriever puts it.
 
     A VOC file is named after the SOPInstanceUID of its slice. Corners are taken as edges of pixels (xmin 0 is -0.5 in
@@ -66,7 +66,6 @@ def read(root: Path) -> Found:
         FileNotFoundError: there are no VOC files.
     """
     root = set_root(root, lambda folder: any(folder.rglob("*.xml")), "DICOM folders and a folder of VOC .xml files.")
-    problems: list[Problem] = []
     annotations: dict[str, _Annotation] = {}
     broken: set[str] = set()
     for path in sorted(root.rglob("*.xml")):
@@ -78,6 +77,7 @@ def read(root: Path) -> Found:
     drafts: list[Draft] = []
     used: set[str] = set()
     for folder in _dicom_folders(root):
+        problems.looked()
         try:
             studies = scan(folder)
         except RefusedError as error:
@@ -102,7 +102,7 @@ def read(root: Path) -> Found:
             if draft is not None:
                 drafts.append(draft)
     problems += _orphans(root, annotations, used)
-    return Found(root, ABOUT, tuple(drafts), tuple(problems), boxes_from="annotation", grouped_by="patient")
+    return Found(root, ABOUT, tuple(drafts), boxes_from="annotation", grouped_by="patient")
 
 
 def join_slices(boxes: Sequence[SliceBox]) -> list[tuple[Numbers, str]]:

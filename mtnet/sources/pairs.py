@@ -13,20 +13,17 @@ MASK_ENDINGS = ("_mask", "_segmentation", "_seg", "_label")
 Pair = tuple[str, Path, Path | None]
 
 
-def pairs(
-    images: Path, masks: Path | None, suffixes: Sequence[str], problems: list[Problem], *, required: bool = True
-) -> list[Pair]:
+def pairs(images: Path, masks: Path | None, suffixes: Sequence[str], problems: list[Problem]) -> list[Pair]:
     """Images with their masks, by stem, whatever the endings.
 
     Args:
         images: folder of images.
         masks: folder of masks; None where the set has none.
         suffixes: endings that count as images.
-        problems: foreign files, masks without image and (where required) images without mask go here.
-        required: whether an image without mask is a problem; it is left out then.
+        problems: foreign files, masks without image and images without mask (which are left out) go here.
 
     Returns:
-        (stem, image, mask or None), sorted by stem.
+        (stem, image, mask), sorted by stem; the mask is None where the set has none.
     """
     found = files_by_stem(images, suffixes, problems)
     if masks is None:
@@ -35,7 +32,7 @@ def pairs(
     result: list[Pair] = []
     for stem, path in found.items():
         mask = named.pop(stem, None)
-        if mask is None and required:
+        if mask is None:
             problems.append(Problem(path, f"missing mask: expected {masks.name}/{stem}.*"))
             continue
         result.append((stem, path, mask))

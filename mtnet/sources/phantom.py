@@ -7,7 +7,7 @@ from pathlib import Path
 from mtnet.io.nifti_out import write_nifti
 from mtnet.phantoms import Phantom, draw_chest
 from mtnet.phantoms.families import FAMILIES, Family
-from mtnet.sources.layout import About, Draft, Found
+from mtnet.sources.layout import About, Draft, Found, Problems
 from mtnet.structures.volume import Volume
 
 ABOUT = About(title="Drawn chest CT (mtnet.phantoms)", licence="Apache-2.0", terms="free")
@@ -16,6 +16,7 @@ SPACING_MM = (1.5, 1.5, 1.5)
 
 def read(
     root: Path,
+    problems: Problems,
     *,
     count: int,
     first_seed: int = 0,
@@ -29,6 +30,7 @@ def read(
 
     Args:
         root: folder for the files; made where it is missing.
+        problems: what is wrong goes here.
         count: how many chests.
         first_seed: seed of the first; the others follow.
         family: ``train`` or ``held_out``.
@@ -44,6 +46,7 @@ def read(
     root.mkdir(parents=True, exist_ok=True)
     drafts = []
     for seed in range(first_seed, first_seed + count):
+        problems.looked()
         phantom = draw_chest(seed, family=family, spacing_mm=spacing_mm)
         draft = _draft(phantom, root, f"{family}_{seed}")
         write_nifti(phantom.volume, draft.image)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mtnet.io.image2d import read_picture
-from mtnet.sources.layout import Draft, Problem
+from mtnet.sources.layout import Draft, Problem, Problems
 from mtnet.sources.manifest import Numbers, Split
 from mtnet.sources.masks import component_boxes, stored_mask, union, without_single_pixels
 from mtnet.sources.near_duplicates import fingerprint
@@ -17,7 +17,7 @@ def draft_picture(
     name: str,
     image: Path,
     masks: Sequence[Path] | None,
-    problems: list[Problem],
+    problems: Problems,
     *,
     boxes: Sequence[Numbers] | None = None,
     boxes_of_components: bool = False,
@@ -40,6 +40,7 @@ def draft_picture(
     Returns:
         the draft, or None where the image or a mask cannot be used; ``problems`` then says why.
     """
+    problems.looked()
     try:
         picture = read_picture(image)
     except (RefusedError, OSError) as error:

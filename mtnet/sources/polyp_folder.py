@@ -5,8 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from mtnet.io.image2d import PICTURE_SUFFIXES
-from mtnet.sources.layout import About, Draft, Found, Problem, foreign_images, set_root, subfolder, visible
-from mtnet.sources.layout import without as drafts_of
+from mtnet.sources.layout import (
+    About,
+    Draft,
+    Found,
+    Problem,
+    Problems,
+    drafts_of,
+    foreign_images,
+    set_root,
+    subfolder,
+    visible,
+)
 from mtnet.sources.manifest import Split
 from mtnet.sources.pairs import pairs
 from mtnet.sources.pictures import draft_picture
@@ -17,19 +27,19 @@ _LAYOUTS = (("images", "masks"), ("Original", "Ground Truth"), ("image", "mask")
 _EXPECTED = "a folder images with a folder masks, or Original with Ground Truth (files of the same stem)."
 
 
-def read(root: Path, split_by: str = "groups") -> Found:
+def read(root: Path, problems: Problems, split_by: str = "groups") -> Found:
     """Read images and masks of the same stem, any endings.
 
     Args:
         root: the set's folder. With ``split_by="benchmark"`` the folder of the polyp benchmark (PraNet, 900 images of
             Kvasir-SEG and 550 of CVC-ClinicDB to train, folded by group into train and val), which holds
             ``TrainDataset/`` and ``TestDataset/<set>/``.
+        problems: what is wrong goes here.
         split_by: ``benchmark`` or ``groups``.
 
     Raises:
         FileNotFoundError: the folders are not there.
     """
-    problems: list[Problem] = []
     drafts: list[Draft | None] = []
     if split_by == "benchmark":
         root = set_root(root, _is_benchmark, "folders TrainDataset and TestDataset.")
@@ -45,10 +55,10 @@ def read(root: Path, split_by: str = "groups") -> Found:
         root = set_root(root, lambda folder: _parts(folder) is not None, _EXPECTED)
         problems += foreign_images(root, PICTURE_SUFFIXES)
         drafts += _read_part(root, "", None, problems)
-    return Found(root, ABOUT, drafts_of(drafts), tuple(problems), boxes_from="mask_components")
+    return Found(root, ABOUT, drafts_of(drafts), boxes_from="mask_components")
 
 
-def _read_part(folder: Path, prefix: str, official: Split | None, problems: list[Problem]) -> list[Draft | None]:
+def _read_part(folder: Path, prefix: str, official: Split | None, problems: Problems) -> list[Draft | None]:
     found = _parts(folder)
     assert found is not None  # Whoever calls has seen it.
     images, masks = found

@@ -22,7 +22,7 @@ from mtnet.sources import (
     polyp_folder,
 )
 from mtnet.sources.folds import conflicting, fold_of, read_groups, read_split_list, split_of
-from mtnet.sources.layout import Draft, Found, Problem
+from mtnet.sources.layout import Draft, Found, Problem, Problems
 from mtnet.sources.manifest import TERMS, LeftOut, Manifest, Sample, Source, Split, Terms
 from mtnet.sources.near_duplicates import Agreement, agreement, find_groups
 
@@ -89,8 +89,12 @@ class Prepared:
     write: Callable[[], None]
 
 
-def prepare(request: Request) -> Prepared:
+def prepare(request: Request, looked: Callable[[], None] = lambda: None) -> Prepared:
     """Read a set and make its manifest. Nothing is written, except by ``phantom``, which draws into its root.
+
+    Args:
+        request: what is asked.
+        looked: called for each image that is about to be looked at.
 
     Raises:
         FileNotFoundError: the folder, or what the layout asks for in it, is not there.
@@ -99,8 +103,8 @@ def prepare(request: Request) -> Prepared:
     if request.layout not in LAYOUTS:
         raise ValueError(f"There is no source {request.layout!r}; expected {', '.join(LAYOUTS)}.")
     _check_split(request)
-    found = LAYOUTS[request.layout](request)
-    problems = list(found.problems)
+    problems = Problems(looked)
+    found = LAYOUTS[request.layout](request, problems)
     name = source_name(request)
     found = _once(found, problems)
     rows = _group_rows(found, problems)
@@ -307,13 +311,14 @@ def _where(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
 
 
-def _read_lidc(request: Request) -> Found:
-    return lidc_voi.read(request.root, request.out.parent / f"{source_name(request)}_nifti")
+def _read_lidc(request: Request, problems: Problems) -> Found:
+    return lidc_voi.read(request.root, problems, request.out.parent / f"{source_name(request)}_nifti")
 
 
-def _read_phantom(request: Request) -> Found:
+def _read_phantom(request: Request, problems: Problems) -> Found:
     return phantom.read(
         request.root,
+        problems,
         count=request.count,
         first_seed=request.first_seed,
         family=request.family,
@@ -321,17 +326,17 @@ def _read_phantom(request: Request) -> Found:
     )
 
 
-LAYOUTS: Mapping[str, Callable[[Request], Found]] = {
-    "busi": lambda request: busi.read(request.root),
-    "kvasir_seg": lambda request: kvasir_seg.read(request.root, request.split_by),
-    "endotect": lambda request: endotect.read(request.root),
-    "polyp_folder": lambda request: polyp_folder.read(request.root, request.split_by),
-    "isic2018": lambda request: isic2018.read(request.root, request.split_by),
+LAYOUTS: Mapping[str, Callable[[Request, Problems], Found]] = {
+    "busi": lambda request, problems: busi.read(request.root, problems),
+    "kvasir_seg": lambda request, problems: kvasir_seg.read(request.root, problems, request.split_by),
+    "endotect": lambda request, problems: endotect.read(request.root, problems),
+    "polyp_folder": lambda request, problems: polyp_folder.read(request.root, problems, request.split_by),
+    "isic2018": lambda request, problems: isic2018.read(request.root, problems, request.split_by),
     "lidc_voi": _read_lidc,
-    "luna16": lambda request: luna16.read(request.root, request.split_by),
-    "lung_pet_ct_dx": lambda request: lung_pet_ct_dx.read(request.root),
-    "chest_ct_nifti": lambda request: chest_ct_nifti.read(request.root),
+    "luna16": lambda request, problems: luna16.read(request.root, problems, request.split_by),
+    "lung_pet_ct_dx": lambda request, problems: lung_pet_ct_dx.read(request.root, problems),
+    "chest_ct_nifti": lambda request, problems: chest_ct_nifti.read(request.root, problems),
     "phantom": _read_phantom,
-    "folder": lambda request: folder.read(request.root, request.split_by),
+    "folder": lambda request, problems: folder.read(request.root, problems, request.split_by),
 }
 """Every source that can be named, and how it is read."""

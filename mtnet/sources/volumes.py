@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mtnet.io.image_files import load_image_file
-from mtnet.sources.layout import Draft, Problem
+from mtnet.sources.layout import Draft, Problem, Problems
 from mtnet.sources.manifest import Numbers
 from mtnet.sources.masks import component_boxes, union
 from mtnet.structures.report import RefusedError
@@ -16,7 +16,7 @@ def draft_volume(
     name: str,
     image: Path,
     masks: Sequence[Path] | None,
-    problems: list[Problem],
+    problems: Problems,
     *,
     modality: str = "",
     boxes: Sequence[Numbers] | None = None,
@@ -38,6 +38,7 @@ def draft_volume(
     Returns:
         the draft, or None where the image or a mask cannot be used; ``problems`` then says why.
     """
+    problems.looked()
     path = image
     try:
         volume = load_image_file(image, modality=modality)
