@@ -37,9 +37,11 @@ def plots_of(samples: Sequence[SampleRecord]) -> dict[str, str]:
         made["Precision and recall of boxes"] = _drawn(lambda axes: _precision_recall(axes, boxes))
         made["FROC"] = _drawn(lambda axes: _froc(axes, boxes))
     if classes:
-        rankings = class_rankings(classes)
-        made["ROC"] = _drawn(lambda axes: _roc(axes, rankings))
-        made["Precision and recall of classes"] = _drawn(lambda axes: _class_precision(axes, rankings))
+        # A class that always or never occurs has no curve.
+        rankings = {k: v for k, v in class_rankings(classes).items() if 0 < v.positive.sum() < len(v.positive)}
+        if rankings:
+            made["ROC"] = _drawn(lambda axes: _roc(axes, rankings))
+            made["Precision and recall of classes"] = _drawn(lambda axes: _class_precision(axes, rankings))
         made["Calibration"] = _drawn(lambda axes: _calibration(axes, classes))
     for path in sorted({path for sample in samples for path in sample.notes if path.startswith("regression.")}):
         notes = _known(samples, path)
@@ -94,7 +96,7 @@ def _precision_recall(axes: Axes, notes: Sequence[Note]) -> None:
     for place in (0, 5):
         curve = precision_recall_of(notes, place)
         recall, precision = curve.curve(np.ones(len(notes)))
-        axes.step(recall, precision, where="post", label=f"IoU {IOU_THRESHOLDS[place]:.2f}")
+        axes.step(recall, precision, where="pre", label=f"IoU {IOU_THRESHOLDS[place]:.2f}")
     axes.legend()
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.02), ylim=(0, 1.03))
 
@@ -110,8 +112,7 @@ def _froc(axes: Axes, notes: Sequence[Note]) -> None:
 def _roc(axes: Axes, rankings: Mapping[str, Ranking]) -> None:
     for name, ranking in rankings.items():
         true, false = ranking.counts(np.ones(len(ranking.order)))
-        if true[-1] and false[-1]:
-            axes.plot(np.append(0.0, false / false[-1]), np.append(0.0, true / true[-1]), label=name.replace("_", " "))
+        axes.plot(np.append(0.0, false / false[-1]), np.append(0.0, true / true[-1]), label=name.replace("_", " "))
     axes.plot([0, 1], [0, 1], color="grey", linestyle=":")
     axes.legend()
     axes.set(xlabel="1 - specificity", ylabel="sensitivity", xlim=(0, 1), ylim=(0, 1.03))
@@ -120,8 +121,7 @@ def _roc(axes: Axes, rankings: Mapping[str, Ranking]) -> None:
 def _class_precision(axes: Axes, rankings: Mapping[str, Ranking]) -> None:
     for name, ranking in rankings.items():
         true, false = ranking.counts(np.ones(len(ranking.order)))
-        if true[-1]:
-            axes.step(true / true[-1], true / (true + false), where="post", label=name.replace("_", " "))
+        axes.step(true / true[-1], true / (true + false), where="pre", label=name.replace("_", " "))
     axes.legend()
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.02), ylim=(0, 1.03))
 
