@@ -7,7 +7,7 @@ PHANTOM_SEEDS ?= 20
 
 export PYTHONHASHSEED := 0
 
-.PHONY: help env judges demo test check lint types layers unit soak bench bench-reading scoreboard score-phantoms weights clean
+.PHONY: help env judges demo test check lint types layers unit soak bench bench-reading scoreboard score-phantoms verbs weights clean
 
 help:
 	@echo "make demo            environment, then the main job on a drawn chest CT study: no download of data, no GPU"
@@ -16,6 +16,7 @@ help:
 	@echo "make bench           the engine against MONAI's, into benchmarks/RESULTS.md"
 	@echo "make bench-reading   reading DICOM against other readers, into benchmarks/RESULTS.md"
 	@echo "make scoreboard      irregular studies through mtnet and other readers, into docs/scoreboard.md"
+	@echo "make verbs           every verb of MONAI's command on every bundle, into docs/verbs.md"
 	@echo "make score-phantoms  sensitivity and false boxes on held-out phantoms"
 	@echo "make weights         train the chest-CT bundle on drawn data (hours; goes on where it stopped)"
 	@echo "make soak            what is too long for make test"
@@ -76,6 +77,9 @@ scoreboard: env
 
 score-phantoms: env
 	@$(PY) -m mtnet.evaluation.phantom_score --bundle bundles/chest_ct_multitask --count $(PHANTOM_SEEDS)
+
+verbs: env
+	@$(PY) -W ignore -m benchmarks.verbs
 
 weights: env
 	@$(PY) -m monai.bundle run --config_file bundles/chest_ct_multitask/configs/train.json

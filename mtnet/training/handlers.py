@@ -7,6 +7,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -25,8 +26,7 @@ class LossTermLog:
 
     def __init__(self, loss: TrainerLoss) -> None:
         self.loss = loss
-        self.sums: dict[str, float] = defaultdict(float)
-        self.steps = 0
+        self.told: dict[str, list[float]] = defaultdict(list)
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer."""
@@ -36,16 +36,14 @@ class LossTermLog:
     def collect(self, engine: Engine) -> None:
         """Add the terms of one step."""
         for name, value in self.loss.terms.items():
-            self.sums[name] += value
-        self.steps += 1
+            self.told[name].append(value)
 
     def tell(self, engine: Engine) -> None:
         """Log the means and begin again."""
-        means = "  ".join(f"{name} {value / self.steps:.4f}" for name, value in self.sums.items())
+        means = "  ".join(f"{name} {fmean(values):.4f}" for name, values in self.told.items())
         if is_first():
             engine.logger.info("epoch %d/%s  %s", engine.state.epoch, engine.state.max_epochs, means)
-        self.sums.clear()
-        self.steps = 0
+        self.told.clear()
 
 
 class TrainingState:
