@@ -63,7 +63,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--find-groups",
         action="store_true",
-        help="group images that look alike even where groups.csv tells groups, and print how well both agree",
+        help="group images that look alike even where groups.csv tells groups",
     )
     parser.add_argument(
         "--name",
@@ -207,7 +207,7 @@ def _told(manifest: Manifest, prepared: Prepared, out: Path) -> Iterator[str]:
     if prepared.agreement is not None:
         found = prepared.agreement
         yield (
-            f"groups found against groups.csv: {found.shared_pairs} of {found.given_pairs} pairs found "
+            f"look-alikes against groups.csv: {found.shared_pairs} of {found.given_pairs} pairs found "
             f"(recall {found.recall:.3f}), {found.found_pairs} pairs in all (precision {found.precision:.3f}), "
             f"{found.found_groups} groups for {found.given_groups}, the largest of {found.largest_found}"
         )

@@ -6,15 +6,12 @@ import csv
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from mtnet.io.atomic import atomic_path
 from mtnet.sources.manifest import SPLITS, Manifest, Split
 
 FOLDS = 5
 TEST_FOLD, VAL_FOLD = 0, 1
-
-Group = TypeVar("Group", str, int)
 
 
 def fold_of(group: str) -> int:
@@ -61,9 +58,9 @@ def write_split_list(manifest: Manifest, path: Path) -> None:
         writer.writerows((s.id, s.group, s.fold, s.split, " ".join(s.flags)) for s in manifest.samples)
 
 
-def conflicting(groups: Sequence[Group], classes: Sequence[str | None]) -> set[Group]:
+def conflicting(groups: Sequence[str], classes: Sequence[str | None]) -> set[str]:
     """Groups whose images stand in several classes."""
-    seen: dict[Group, set[str]] = {}
+    seen: dict[str, set[str]] = {}
     for group, name in zip(groups, classes, strict=True):
         if name is not None:
             seen.setdefault(group, set()).add(name)

@@ -78,7 +78,7 @@ class Prepared:
         manifest: the samples that can be used.
         problems: files that are not as the layout says; their images are not in the manifest.
         divided: groups that the split puts on two sides (possible in official splits and lists only).
-        agreement: of groups found with those of ``groups.csv``, where both are there.
+        agreement: of look-alikes with the groups of ``groups.csv``, where there are pictures and such a table.
         write: writes the files that the manifest names and that are not there yet.
     """
 
@@ -108,8 +108,9 @@ def prepare(request: Request, looked: Callable[[], None] = lambda: None) -> Prep
     name = source_name(request)
     found = _once(found, problems)
     rows = _group_rows(found, problems)
-    groups, grouped_by, compared = _groups(found, name, rows, anew=request.find_groups)
-    kept = [(_flagged(draft, rows), groups[draft.name]) for draft in found.drafts if draft.name in groups]
+    alike = _look_alikes(found)
+    groups, grouped_by = _groups(found, rows, alike, anew=request.find_groups)
+    kept = [(_flagged(draft, rows), f"{name}:{groups[draft.name]}") for draft in found.drafts if draft.name in groups]
     if not kept and not problems:
         raise ValueError(f"{request.root} holds no image of the layout {request.layout}.")
     official = "groups" if request.split_by == "groups" else _split_name(request.split_by)
@@ -127,13 +128,13 @@ def prepare(request: Request, looked: Callable[[], None] = lambda: None) -> Prep
         boxes_from=found.boxes_from,
         files=dict(found.files),
     )
-    samples = _samples(source, kept, _conflicts(kept, grouped_by, rows), _listed(request))
+    samples = _samples(source, kept, _conflicts(kept, alike, rows), _listed(request))
     left_out = tuple(LeftOut(name, _where(p.file, request.root), p.reason) for p in problems)
     return Prepared(
         Manifest((source,), samples, left_out),
         tuple(problems),
         _divided(samples),
-        compared,
+        _compared(rows, alike),
         found.write or _nothing,
     )
 
@@ -209,48 +210,49 @@ def _flagged(draft: Draft, rows: Mapping[str, Mapping[str, str]] | None) -> Draf
     return replace(draft, flags=(*draft.flags, *marks)) if marks else draft
 
 
-def _groups(
-    found: Found, name: str, rows: Mapping[str, Mapping[str, str]] | None, *, anew: bool
-) -> tuple[dict[str, str], str, Agreement | None]:
-    """The group of each draft, what makes one, and how well found groups agree with given ones."""
-    given = {key: f"{name}:{row['group']}" for key, row in (rows or {}).items()}
-    if rows is not None and not anew:
-        return given, "groups.csv", None
-    if found.grouped_by is not None:
-        return {draft.name: f"{name}:{draft.group}" for draft in found.drafts}, found.grouped_by, None
-    told = {draft.name: draft.group for draft in found.drafts if draft.group is not None}
-    unknown = [draft for draft in found.drafts if draft.group is None and draft.fingerprint is not None]
-    numbers = find_groups([draft.fingerprint for draft in unknown if draft.fingerprint is not None])
+def _look_alikes(found: Found) -> dict[str, str]:
+    """For each picture the name of the first picture that looks like it."""
+    pictures = [(draft.name, draft.fingerprint) for draft in found.drafts if draft.fingerprint is not None]
     first: dict[int, str] = {}
-    for draft, number in zip(unknown, numbers, strict=True):
-        told[draft.name] = first.setdefault(number, draft.name)
-    compared = None
-    if given:
-        both = [draft.name for draft in unknown if draft.name in given]
-        compared = agreement([told[one] for one in both], [given[one] for one in both])
-    made_by = "near_duplicates" if unknown else "given"
-    return {key: f"{name}:{group}" for key, group in told.items()}, made_by, compared
+    numbers = find_groups([fingerprint for _, fingerprint in pictures])
+    return {name: first.setdefault(number, name) for (name, _), number in zip(pictures, numbers, strict=True)}
+
+
+def _groups(
+    found: Found, rows: Mapping[str, Mapping[str, str]] | None, alike: Mapping[str, str], *, anew: bool
+) -> tuple[dict[str, str], str]:
+    """The group of each draft, and what makes one: ``groups.csv``, what the layout tells, else looks."""
+    if rows is not None and not anew:
+        return {name: row["group"] for name, row in rows.items()}, "groups.csv"
+    told = {draft.name: draft.group for draft in found.drafts if draft.group is not None}
+    if found.grouped_by is not None:
+        return told, found.grouped_by
+    if len(told) == len(found.drafts):
+        return told, "given"
+    # Who looks like an image of a told group belongs to that.
+    of_alike = {alike[name]: group for name, group in told.items() if name in alike}
+    return {
+        draft.name: told.get(draft.name) or of_alike.get(alike[draft.name], alike[draft.name]) for draft in found.drafts
+    }, "near_duplicates"
+
+
+def _compared(rows: Mapping[str, Mapping[str, str]] | None, alike: Mapping[str, str]) -> Agreement | None:
+    both = [name for name in rows or {} if name in alike]
+    return agreement([alike[name] for name in both], [(rows or {})[name]["group"] for name in both]) if both else None
 
 
 def _conflicts(
-    kept: Sequence[tuple[Draft, str]], grouped_by: str, rows: Mapping[str, Mapping[str, str]] | None
+    kept: Sequence[tuple[Draft, str]], alike: Mapping[str, str], rows: Mapping[str, Mapping[str, str]] | None
 ) -> set[str]:
     """Groups with an image that stands in two classes: as ``groups.csv`` marks it, else by look-alikes.
 
     A patient or a sequence may well have images of several classes; the same picture may not.
     """
-    marked = {group for draft, group in kept if CONFLICT in draft.flags}
     if any(CONFLICT in row for row in (rows or {}).values()):
-        return marked
-    pictures = [(draft, group) for draft, group in kept if draft.fingerprint is not None]
-    classes = [draft.image_class for draft, _ in pictures]
-    if len({name for name in classes if name is not None}) < 2:
-        return set()
-    if grouped_by == "near_duplicates":
-        return conflicting([group for _, group in pictures], classes)
-    alike = find_groups([draft.fingerprint for draft, _ in pictures if draft.fingerprint is not None])
-    twofold = conflicting(alike, classes)
-    return {group for (_, group), number in zip(pictures, alike, strict=True) if number in twofold}
+        return {group for draft, group in kept if CONFLICT in draft.flags}
+    pictures = [(alike[draft.name], draft.image_class, group) for draft, group in kept if draft.name in alike]
+    twofold = conflicting([leader for leader, _, _ in pictures], [image_class for _, image_class, _ in pictures])
+    return {group for leader, _, group in pictures if leader in twofold}
 
 
 def _samples(

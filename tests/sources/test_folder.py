@@ -112,3 +112,24 @@ def test_a_broken_table_is_refused_with_its_line(tmp_path, name, text, message):
     (tmp_path / "M" / name).write_text(text)
     with pytest.raises(ValueError, match=message):
         prepared(tmp_path / "M")
+
+
+def test_a_look_alike_of_an_image_whose_patient_is_told_belongs_to_that_patient(tmp_path):
+    root = tmp_path / "M"
+    for n, name in enumerate("abc"):
+        made.picture(root / "images" / f"{name}.png", n)
+    made.picture(root / "images" / "d.jpg", 1)
+    (root / "labels.csv").write_text("image,group\nb.png,p9\nc.png,p9\n")
+    found = samples_of(prepared(root))
+    assert [found[n].group for n in "abcd"] == ["m:a", "m:p9", "m:p9", "m:p9"]
+
+
+def test_one_picture_in_two_classes_is_found_within_told_groups_but_a_patient_may_have_two_classes(tmp_path):
+    root = tmp_path / "M"
+    for name, n in (("x/a", 1), ("y/a", 2), ("x/b", 3), ("y/b", 3)):
+        made.picture(root / "images" / f"{name}.png", n)
+    (root / "groups.csv").write_text(
+        "image,group\nimages/x/a.png,p1\nimages/y/a.png,p1\nimages/x/b.png,p2\nimages/y/b.png,p2\n"
+    )
+    found = samples_of(prepared(root))
+    assert {name for name, s in found.items() if "label_conflict" in s.flags} == {"x/b", "y/b"}

@@ -67,9 +67,8 @@ def test_no_group_lies_in_two_splits(real):
 @pytest.mark.parametrize(
     ("name", "recall"), [("busi", 0.99), ("isic2018", 0.99), ("endotect", 0.99), ("kvasir_seg", 0.6)]
 )
-def test_look_alikes_are_found_nearly_as_the_sets_own_groups_have_them(data_dir, name, recall, tmp_path):
-    layout, folder = SETS[name]
-    found = prepare(Request(layout, data_dir / folder, tmp_path / "m.json", find_groups=True)).agreement
+def test_look_alikes_are_found_nearly_as_the_sets_own_groups_have_them(real, name, recall):
+    found = real(name).agreement
     assert found.recall >= recall
     assert found.found_groups >= 0.96 * found.given_groups
     assert found.largest_found <= 8
