@@ -103,7 +103,7 @@ def commands(place: Place) -> dict[str, list[str]]:
     small = SMALL[place.name]
     told = ("--manifest", str(place.manifest), "--workers", "0", "--device", "$torch.device('cpu')")
     run = (*MONAI, "run", "--config_file")
-    train = ("--max_epochs", "1", *told, *small.train)
+    train = (*told, *small.train)
     both = str([place.file("train"), place.file("multi_gpu_train")])
     net = (
         *("--config_file", place.file("inference"), "--meta_file", place.file("metadata")),
@@ -114,10 +114,11 @@ def commands(place: Place) -> dict[str, list[str]]:
     shape = ("--input_shape", str(list(small.input_shape)))
     meta = ("--meta_file", place.file("metadata"))
     return {
-        "train": [*run, place.file("train"), *train, "--work_dir", "one"],
+        "train": [*run, place.file("train"), *train, "--max_epochs", "1", "--work_dir", "one"],
         "train, two processes": [
             *("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
-            *(*run, both, *train, "--work_dir", "two"),
+            # A parameter that a process left out would show in the second step.
+            *(*run, both, *train, "--max_epochs", "2", "--work_dir", "two"),
         ],
         "evaluate": [*run, place.file("evaluate"), *told, *small.evaluate, "--split", "all"],
         "infer": [
