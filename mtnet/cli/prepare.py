@@ -121,6 +121,8 @@ def run(args: argparse.Namespace) -> int:
     for item in prepared.manifest.left_out:
         print(f"{plain(item.file)}: {plain(item.reason)}", file=sys.stderr)
     if stopped:
+        if args.json:
+            print(json.dumps({"samples": 0, "left_out": _left_out(prepared)}, indent=2))
         print(
             f"mtnet prepare: {len(prepared.problems)} files of the set are broken; nothing was written. Mend them, or "
             "go on without them with --skip-broken.",
@@ -162,7 +164,7 @@ def _summary(manifest: Manifest, prepared: Prepared) -> dict[str, Any]:
     agreement = prepared.agreement
     return {
         "samples": len(manifest.samples),
-        "left_out": len(prepared.problems),
+        "left_out": _left_out(prepared),
         "divided_groups": len(prepared.divided),
         "sources": {source.name: _counts(manifest, source.name) for source in manifest.sources},
         "agreement": None
@@ -177,6 +179,10 @@ def _summary(manifest: Manifest, prepared: Prepared) -> dict[str, Any]:
             "largest_found": agreement.largest_found,
         },
     }
+
+
+def _left_out(prepared: Prepared) -> list[dict[str, str]]:
+    return [{"file": item.file, "reason": item.reason} for item in prepared.manifest.left_out]
 
 
 def _counts(manifest: Manifest, name: str) -> dict[str, Any]:

@@ -45,5 +45,6 @@ def _by_image(masks: dict[str, Path], is_image: Callable[[str], bool]) -> dict[s
     result: dict[str, Path] = {}
     for stem, path in masks.items():
         short = next((stem.removesuffix(e) for e in MASK_ENDINGS if stem.endswith(e)), stem)
-        result[stem if is_image(stem) or not is_image(short) else short] = path
+        image = stem if is_image(stem) or not is_image(short) else short
+        result[stem if image in result else image] = path
     return result

@@ -33,7 +33,7 @@ def draft_picture(
         image: the picture.
         masks: its masks; None where the set has none for it. Masks that hold nothing become ``()``.
         problems: what is wrong goes here.
-        boxes: annotated boxes in index space; what reaches over the image's edge by up to a pixel is cut there.
+        boxes: annotated boxes in index space; what reaches over the image's edge is cut, if it is less than half.
         boxes_of_components: take a box from each component of the masks where no boxes are annotated.
         image_class, values, flags, official: handed on.
 
@@ -75,7 +75,9 @@ def draft_picture(
             fitted = _inside(box, picture.shape)
             if fitted is None:
                 problems.append(
-                    Problem(image, f"a box {list(box)} (index space) lies outside of the image or is empty")
+                    Problem(
+                        image, f"a box {list(box)} (index space) lies outside of the image, half or more, or is empty"
+                    )
                 )
                 return None
             found.append(fitted)
@@ -93,15 +95,13 @@ def draft_picture(
 
 
 def _inside(box: Numbers, shape: tuple[int, int]) -> Numbers | None:
-    """The box cut at the image's edges; None where it reaches further over, or nothing is left."""
-    reach = 1.0
+    """The box cut at the image's edges; None where less than half of it is left."""
     low = [max(box[axis], -0.5) for axis in range(2)]
     high = [min(box[axis + 2], shape[axis] - 0.5) for axis in range(2)]
-    over = any(
-        box[axis] < -0.5 - reach or box[axis + 2] > shape[axis] - 0.5 + reach or high[axis] <= low[axis]
-        for axis in range(2)
-    )
-    return None if over else (*low, *high)
+    if not all(h > lo for lo, h in zip(low, high, strict=True)):
+        return None
+    left = (high[0] - low[0]) * (high[1] - low[1])
+    return (*low, *high) if left >= (box[2] - box[0]) * (box[3] - box[1]) / 2 else None
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -36,6 +36,14 @@ def test_a_broken_set_is_told_file_by_file_and_nothing_is_written(tmp_path, caps
     assert not out.exists()
 
 
+def test_a_program_gets_the_broken_files_as_json(tmp_path, capsys):
+    root = made.busi(tmp_path / "BUSI")
+    (root / "benign" / "benign (10)_mask.png").unlink()
+    assert main(["prepare", "busi", str(root), "--out", str(tmp_path / "m.json"), "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert [item["file"] for item in told["left_out"]] == ["benign/benign (10).png"]
+
+
 def test_with_skip_broken_the_others_are_written_and_the_broken_listed(tmp_path, capsys):
     root = made.busi(tmp_path / "BUSI")
     (root / "benign" / "benign (10)_mask.png").unlink()

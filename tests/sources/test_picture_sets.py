@@ -146,6 +146,14 @@ def test_kvasir_names_what_does_not_fit_in_the_json(tmp_path):
     assert "outside of the image" in found["2.jpg"]
 
 
+def test_a_box_that_reaches_over_the_edge_is_cut_there(tmp_path):
+    root = kvasir(tmp_path / "K")
+    told = json.loads((root / "kavsir_bboxes.json").read_text())
+    told["2"]["bbox"][0]["xmax"] = 45
+    (root / "kavsir_bboxes.json").write_text(json.dumps(told))
+    assert prepared("kvasir_seg", root).manifest.samples[2].boxes == ((7.5, 7.5, 39.5, 19.5),)
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"0": {"width": 40}, "1": 3, "2": {}}'])
 def test_a_broken_json_of_boxes_is_named(tmp_path, text):
     root = kvasir(tmp_path / "K")
@@ -220,6 +228,12 @@ def test_a_second_file_of_one_stem_is_a_problem(tmp_path):
     root = made.polyps(tmp_path / "P", 2)
     made.picture(root / "images" / "0.png", 8)
     assert "a second file of this name" in "".join(reasons(prepared("polyp_folder", root)).values())
+
+
+def test_a_second_mask_of_an_image_is_a_problem(tmp_path):
+    root = made.polyps(tmp_path / "P", 1)
+    made.mask(root / "masks" / "0_mask.png", (1, 1, 5, 5))
+    assert reasons(prepared("polyp_folder", root)) == {"0_mask.png": "a mask without its image images/0_mask.*"}
 
 
 def test_the_polyp_benchmark_tests_what_its_test_folders_hold(tmp_path):
