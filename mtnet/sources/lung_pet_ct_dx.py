@@ -68,7 +68,7 @@ def read(root: Path, problems: Problems) -> Found:
     root = set_root(root, lambda folder: any(folder.rglob("*.xml")), "DICOM folders and a folder of VOC .xml files.")
     annotations: dict[str, _Annotation] = {}
     broken: set[str] = set()
-    for path in sorted(root.rglob("*.xml")):
+    for path in sorted(path for path in root.rglob("*.xml") if not path.name.startswith(".")):
         found = _annotation(path, problems)
         if found is None:
             broken.add(path.stem)
