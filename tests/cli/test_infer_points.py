@@ -12,6 +12,7 @@ import pydicom
 import pytest
 
 from mtnet.cli import main
+from mtnet.predictor import Predictor
 from tests.bundles import SHIPPED, write_random_bundle
 from tests.results.judges import errors_of
 from tests.test_study_folder import check_complete, names
@@ -113,6 +114,20 @@ def test_a_crop_is_measured_in_its_middle(bundle: Path, crop: Path, tmp_path: Pa
     assert sum(lesion["class_probabilities"]["reader_suspicion"].values()) == pytest.approx(1, abs=1e-5)
     assert 1 < lesion["measured"]["diameter_mm"]["value"] < 30
     assert told["dicom_seg"]["reason"] == "the source is no DICOM series"
+
+
+def test_real_crops_are_answered_also_where_hardly_a_voxel_is_soft_tissue(
+    bundle: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    predictor = Predictor.from_bundle(bundle, device="cpu")
+    flagged = {}
+    for name in ("LIDC-IDRI-0003_R_2", "LIDC-IDRI-0012_R_1"):
+        with np.load(data_dir / "lidc_voi" / "nodules" / f"{name}.npz") as crop:
+            nibabel.save(nibabel.Nifti1Image(crop["image"], crop["affine"]), tmp_path / f"{name}.nii.gz")
+        found = predictor.run(tmp_path / f"{name}.nii.gz")
+        assert len(found.lesions) == 1 and found.lesions[0].measured["diameter_mm"].value > 0
+        flagged[name] = {line.code for line in found.report if line.severity == "flagged"}
+    assert list(flagged.values()) == [set(), {"values_not_hu"}]
 
 
 def test_tasks_leave_out_what_was_not_asked(bundle: Path, crop: Path, tmp_path: Path) -> None:
