@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -108,8 +108,8 @@ class _Clusters:
     """Boxes of one class in falling order of score, each joined to the fused box that it overlaps most as that stands
     by then.
 
-    A block of boxes is held against all fused boxes in tiles. What the block itself changes is kept apart, and each
-    box is held against it once more: that is a few boxes, and no tile has to be made anew.
+    A block of boxes is held against all fused boxes, and against itself, in tiles. A fused box that the block moves is
+    kept apart, and each box is held against it once more: that is a few boxes, and no tile has to be made anew.
 
     Args:
         boxes: ``(N, 2D)``.
@@ -127,65 +127,79 @@ class _Clusters:
         self._weight_sums = np.zeros(len(boxes))
         self._columns = box_columns(boxes)
         self._fused = np.empty_like(self._columns)
-        # Of the block at hand: numbers of the fused boxes that it has changed, and these, column by column.
-        self._places: list[int] = []
-        self._changed = np.empty((len(self._columns), TILE_ROWS))
+        # Of the block at hand: numbers of the fused boxes that it has moved, and these, column by column.
+        self._moved: list[int] = []
+        self._moved_columns = np.empty((len(self._columns), TILE_ROWS))
         for start in range(0, len(boxes), TILE_ROWS):
             self._join_block(start, min(start + TILE_ROWS, len(boxes)))
         self.fused: Floats = self._fused[:-1, : len(self.members)].T
 
     def _join_block(self, start: int, stop: int) -> None:
-        candidates = self._candidates(start, stop)
-        for box in range(start, stop):
-            self._join(self._best(box, candidates.get(box, [])), box)
-        self._fused[:, self._places] = self._changed[:, : len(self._places)]
-        self._places = []
-
-    def _candidates(self, start: int, stop: int) -> dict[int, list[tuple[float, int]]]:
-        """For boxes of a block the IoU above the threshold and number of fused boxes."""
-        found: dict[int, list[tuple[float, int]]] = {}
+        block = self._columns[:, start:stop]
+        candidates: dict[int, list[tuple[float, int]]] = {}
         for first in range(0, len(self.members), TILE_COLUMNS):
             others = self._fused[:, first : min(first + TILE_COLUMNS, len(self.members))]
-            inter, union = overlap_tile(self._columns[:, start:stop], others)
-            above = inter > (self._threshold * _SLACK) * union
-            if not above.any():
-                continue
+            for row, column, iou in self._above(block, others):
+                candidates.setdefault(start + row, []).append((-iou, first + column))
+        own: dict[int, list[tuple[float, int]]] = {}
+        for row, column, iou in self._above(block, block):
+            if column < row:
+                own.setdefault(start + row, []).append((-iou, start + column))
+        self._moved = []
+        begun: dict[int, int] = {}
+        for box in range(start, stop):
+            # The least is the largest IoU, and of equals the oldest.
+            joined = [one for one in candidates.get(box, ()) if one[1] not in self._moved]
+            alone = [(iou, begun[other]) for iou, other in own.get(box, ()) if other in begun]
+            joined += [one for one in alone if one[1] not in self._moved]
+            joined += self._moved_above(box)
+            if joined:
+                self._join(min(joined)[1], box)
+            else:
+                begun[box] = self._begin(box)
+
+    def _above(self, a: Floats, b: Floats) -> Iterator[tuple[int, int, float]]:
+        """Row, column and IoU of all pairs whose IoU is above the threshold."""
+        inter, union = overlap_tile(a, b)
+        above = inter > (self._threshold * _SLACK) * union
+        if above.any():
             iou = inter[above] / np.maximum(union[above], _TINY)
             for (row, column), one in zip(np.argwhere(above).tolist(), iou.tolist(), strict=True):
                 if one > self._threshold:
-                    found.setdefault(start + row, []).append((one, first + column))
-        return found
+                    yield row, column, one
 
-    def _best(self, box: int, candidates: list[tuple[float, int]]) -> int:
-        """Number of the fused box that ``box`` joins, the oldest of equals; -1 where it starts one."""
-        best = [(-iou, place) for iou, place in candidates if place not in self._places]
-        if self._places:
-            own, others = self._columns[:, box, None], self._changed[:, : len(self._places)]
-            dims = len(own) // 2
-            side = np.minimum(own[dims:-1], others[dims:-1])
-            side -= np.maximum(own[:dims], others[:dims])
-            inter = np.maximum(side, 0.0, out=side).prod(axis=0)
-            iou = inter / np.maximum(own[-1] + others[-1] - inter, _TINY)
-            largest = float(iou.max())
-            if largest > self._threshold:
-                best += [(-largest, self._places[column]) for column in np.flatnonzero(iou == largest).tolist()]
-        return min(best)[1] if best else -1
+    def _moved_above(self, box: int) -> list[tuple[float, int]]:
+        """Minus the IoU, and number, of the fused boxes moved in this block that overlap ``box`` most and enough."""
+        if not self._moved:
+            return []
+        own, others = self._columns[:, box, None], self._moved_columns[:, : len(self._moved)]
+        dims = len(own) // 2
+        side = np.minimum(own[dims:-1], others[dims:-1])
+        side -= np.maximum(own[:dims], others[:dims])
+        inter = np.maximum(side, 0.0, out=side).prod(axis=0)
+        iou = inter / np.maximum(own[-1] + others[-1] - inter, _TINY)
+        largest = float(iou.max())
+        if largest <= self._threshold:
+            return []
+        return [(-largest, self._moved[column]) for column in np.flatnonzero(iou == largest).tolist()]
+
+    def _begin(self, box: int) -> int:
+        place = len(self.members)
+        self.members.append([box])
+        self._sums[place] = self._weights[box] * self._boxes[box]
+        self._weight_sums[place] = self._weights[box]
+        # A box alone is itself: a weight times a value over that weight need not be.
+        self._fused[:, place] = self._columns[:, box]
+        return place
 
     def _join(self, place: int, box: int) -> None:
-        if place < 0:
-            place = len(self.members)
-            self.members.append([])
-        members = self.members[place]
-        members.append(box)
+        self.members[place].append(box)
         self._sums[place] += self._weights[box] * self._boxes[box]
         self._weight_sums[place] += self._weights[box]
-        if place not in self._places:
-            self._places.append(place)
-        column = self._changed[:, self._places.index(place)]
-        # One box is itself: a weight times a value over that weight need not be.
-        if len(members) == 1:
-            column[:] = self._columns[:, box]
-        else:
-            dims = len(column) // 2
-            np.divide(self._sums[place], self._weight_sums[place], out=column[:-1])
-            column[-1] = prod(max(high - low, 0.0) for low, high in zip(column[:dims], column[dims:-1], strict=True))
+        if place not in self._moved:
+            self._moved.append(place)
+        column = self._fused[:, place]
+        dims = len(column) // 2
+        np.divide(self._sums[place], self._weight_sums[place], out=column[:-1])
+        column[-1] = prod(max(high - low, 0.0) for low, high in zip(column[:dims], column[dims:-1], strict=True))
+        self._moved_columns[:, self._moved.index(place)] = column
