@@ -21,8 +21,8 @@ import pydicom
 import SimpleITK as sitk
 from monai.data import ITKReader, PydicomReader
 
-from benchmarks.engine import compare
 from benchmarks.machine import describe_machine, machine_slug
+from benchmarks.measure import compare
 from benchmarks.readers import (
     be_quiet,
     convert_with_dcm2niix,

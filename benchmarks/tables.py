@@ -7,13 +7,17 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from benchmarks.systems_tables import METHOD as SYSTEMS_METHOD
+from benchmarks.systems_tables import systems_table
+
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "results"
 
 _METHOD = """\
 # Measured results
 
-Written by `make bench` and `make bench-reading` from `benchmarks/results/*.json`; do not edit.
+Written by `make bench`, `make bench-cuda` and `make bench-reading` from `benchmarks/results/*.json`; do not edit.
+`python -m benchmarks.done` prints what is to be reached beside what was measured.
 
 ## Window engine against MONAI's `SlidingWindowInferer`
 
@@ -44,14 +48,66 @@ _READING_METHOD = """\
 """
 
 
+_METHODS = {
+    "boxes": """\
+## Suppression and fusion of ten thousand boxes
+
+- Boxes of 5 to 15 voxels whose low corners are drawn evenly from a square or cube: *dense* of edge 30, *crowded* 100,
+  *sparse* 1000. Scores are drawn evenly. One thread; the processor's seconds.
+- `suppress` gives the indices of the plain greedy loop, and `fuse` (four sources) the members of the paper's loop;
+  `tests/detection` proves both. MONAI's `non_max_suppression` is measured with 2,000 boxes at the same density, since
+  it takes the IoU of all pairs at once.
+""",
+    "runtimes": """\
+## Runtimes and half precision
+
+- The shipped chest network with its weights on the middle of a drawn chest, the same windows for all, none left out.
+  MONAI: `SlidingWindowInferer` in eager float32 on the full forward, less what it cannot blend, to labels. mtnet: all
+  four answers merged.
+- Half precision is the one that the CPU says it has instructions for. Dice is of labels, to mtnet's in eager float32.
+  *Boxes shared*: share of the boxes told in either answer that have a partner of IoU 0.5 in the other. *First pass*:
+  making ready, and one window; what was compiled before comes from the cache.
+""",
+    "study": """\
+## A whole study
+
+- `answer_studies`, which `mtnet infer` calls: from the path of a folder to all result files, eager float32, in a warm
+  process (one run before that does not count). The forward's seconds are taken by hooks about the network.
+- The region's windows against MONAI's inferer over the whole volume: the shipped window and overlap; mtnet gives all
+  four answers, dense ones on the source's grid, finding the region included; MONAI gives labels on the image's grid.
+""",
+    "memory": """\
+## Memory of eight dense channels
+
+- From an image of 1.5 mm in memory to labels on the source's grid; the network is one convolution. MONAI: its inferer,
+  softmax, `SpatialResample` (what `Invertd` of `Spacingd` calls), argmax. Resident memory sampled every 5 ms, peak over
+  what is resident before the run, each in a fresh process after a small run.
+""",
+    "cuda": """\
+## On a CUDA device
+
+- *Bare network*: the full forward on batches that lie on the device, at the batch that gives the most windows a second.
+  *Engine*: the same windows of a drawn chest of 400 slices from an image on the host to all merged answers on the
+  source's grid. Peak device memory is what torch's allocator tells.
+""",
+}
+
+
 def write_tables() -> None:
     """Rewrite ``RESULTS.md`` from all result files."""
     parts = [_METHOD]
     for file in sorted(RESULTS.glob("engine--*.json")):
         parts.append(_engine_table(json.loads(file.read_text())))
+    for name, method in _METHODS.items():
+        results = [json.loads(file.read_text()) for file in sorted(RESULTS.glob(f"{name}--*.json"))]
+        if results:
+            parts += [method, *map(_table, results)]
     readings = [json.loads(file.read_text()) for file in sorted(RESULTS.glob("reading--*.json"))]
     if readings:
         parts += [_READING_METHOD, *map(_reading_table, readings)]
+    systems = sorted(RESULTS.glob("systems--*.json"))
+    if systems:
+        parts += [SYSTEMS_METHOD, *map(systems_table, systems)]
     (FOLDER / "RESULTS.md").write_text("\n".join(parts))
 
 
@@ -78,6 +134,40 @@ def _engine_table(result: dict[str, Any]) -> str:
             f"| {taken:.0f} | {our_taken:.0f} | {our_taken / taken:.2f} |"
         )
     return "\n".join([*lines, ""])
+
+
+def _table(result: dict[str, Any]) -> str:
+    """Setting, contenders and claims of a result that ``write_result`` wrote."""
+    machine = result["machine"]
+    setting = ", ".join(f"{name} {_short(value)}" for name, value in result["setting"].items())
+    lines = [
+        f"### {machine.get('gpu') or machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB",
+        "",
+        f"torch {machine['torch']} with {machine['threads']} threads, MONAI {machine['monai']}, Python "
+        f"{machine['python']}, {machine['system']}; {machine['date']}, load before {machine['load_before']}. "
+        f"{setting}.",
+        "",
+    ]
+    names = list(dict.fromkeys(name for one in result["contenders"].values() for name in one.get("facts", {})))
+    kinds = {"seconds": ("s", 1.0), "cpu_seconds": ("CPU s", 1.0), "peak_over_base_bytes": ("MiB", 2**20)}
+    kept = [kind for kind in kinds if any(one.get(kind) for one in result["contenders"].values())]
+    heads = [kinds[kind][0] for kind in kept] + [name.replace("_", " ") for name in names]
+    lines += [f"| {' | '.join(['', *heads])} |", f"| {' | '.join(['---'] * (len(heads) + 1))} |"]
+    for name, one in result["contenders"].items():
+        cells = [_short(statistics.median(one[kind]) / kinds[kind][1]) if one.get(kind) else "" for kind in kept]
+        cells += [_short(one.get("facts", {}).get(fact, "")) for fact in names]
+        lines.append(f"| {' | '.join([name, *cells])} |")
+    lines += ["", "| to be reached | measured (rounds) | limit | |", "| --- | --- | --- | --- |"]
+    for one in result["claims"]:
+        noise = f" ({_short(one['rounds'][0])} to {_short(one['rounds'][1])})" if one["rounds"] else ""
+        sign, mark = ("≥" if one["at_least"] else "≤"), ("reached" if one["reached"] else "**missed**")
+        measured = f"{_short(one['value'])} {one['unit']}".rstrip()
+        lines.append(f"| {one['says']} | {measured}{noise} | {sign} {one['limit']:g} {one['unit']} | {mark} |")
+    return "\n".join([*lines, ""])
+
+
+def _short(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
 def _reading_table(result: dict[str, Any]) -> str:
