@@ -119,8 +119,10 @@ def value_key(spec: OutputSpec) -> str:
 
 
 def known_presence(sample: Sample, names: Sequence[str]) -> dict[str, bool]:
-    """Which classes a sample is known to show: those that its ``values`` name (1 or 0), and by its class all."""
-    known = {name: sample.values[name] >= 0.5 for name in names if name in sample.values}
+    """Which classes a sample is known to show: those that its ``values`` name (1 or 0) or count (``nodules``), and by
+    its class all."""
+    known = {name: sample.values[f"{name}s"] > 0 for name in names if f"{name}s" in sample.values}
+    known |= {name: sample.values[name] >= 0.5 for name in names if name in sample.values}
     if sample.image_class is None:
         return known
     return {name: sample.image_class == name for name in names} | known

@@ -12,7 +12,7 @@ from mtnet.evaluation.pictures import WorstMasks
 from mtnet.evaluation.records import Evaluated, read_records, write_records
 from mtnet.evaluation.run import chosen, evaluate
 from mtnet.evaluation.summary import Scores, scores_of, summarise
-from mtnet.evaluation.tasks import tasks_of, value_key
+from mtnet.evaluation.tasks import known_presence, tasks_of, value_key
 from mtnet.io.nifti_out import write_nifti
 from mtnet.predictor import Predictor
 from mtnet.sources.manifest import Sample
@@ -204,3 +204,13 @@ def test_two_outputs_of_one_task_have_a_place_each() -> None:
     labelled = spot_predictor().network.outputs[2]
     paths = [task.path for task in tasks_of([labelled, replace(labelled, name="second")])]
     assert paths == ["classification", "classification.second"]
+
+
+def test_classes_that_do_not_exclude_each_other_are_known_by_value_by_count_and_by_class(tmp_path: Path) -> None:
+    sample = picture(tmp_path, "a", None, values={"nodules": 3.0, "subsolid_nodule": 0.0})
+    names = ["nodule", "subsolid_nodule", "effusion"]
+    assert known_presence(sample, names) == {"nodule": True, "subsolid_nodule": False}
+    assert known_presence(replace(sample, image_class="effusion"), names) == {
+        **{"nodule": True, "subsolid_nodule": False, "effusion": True},
+    }
+    assert known_presence(replace(sample, values={}), names) == {}
