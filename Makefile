@@ -7,13 +7,15 @@ PHANTOM_SEEDS ?= 20
 
 export PYTHONHASHSEED := 0
 
-.PHONY: help env judges demo test check lint types layers unit soak bench bench-reading scoreboard score-phantoms verbs weights clean
+.PHONY: help env judges demo test check lint types layers unit soak bench bench-cuda gpu-pack bench-reading scoreboard score-phantoms verbs weights clean
 
 help:
 	@echo "make demo            environment, then the main job on a drawn chest CT study: no download of data, no GPU"
 	@echo "make test            environment, lint, types, layers, tests"
 	@echo "make check           the quick part of the tests"
-	@echo "make bench           the engine against MONAI's, into benchmarks/RESULTS.md"
+	@echo "make bench           engine, runtimes, boxes, memory, studies against named peers, into benchmarks/RESULTS.md"
+	@echo "make gpu-pack        what make bench-cuda needs on a machine without a network, into out/gpu-pack.tar.gz"
+	@echo "make bench-cuda      gpu tests and benchmarks, in the unpacked pack on a machine with a CUDA device"
 	@echo "make bench-reading   reading DICOM against other readers, into benchmarks/RESULTS.md"
 	@echo "make scoreboard      irregular studies through mtnet and other readers, into docs/scoreboard.md"
 	@echo "make verbs           every verb of MONAI's command on every bundle, into docs/verbs.md"
@@ -67,7 +69,17 @@ soak: env judges
 	@$(PY) -m pytest --run-soak
 
 bench: env
-	@$(PY) -m benchmarks.engine
+	@$(PY) -W ignore -m benchmarks.done --measure
+
+gpu-pack: env
+	@$(PY) -m benchmarks.gpu_pack out/gpu-pack.tar.gz
+
+# No environment: python3 has torch there, and the wheels beside this file bring the rest.
+bench-cuda:
+	@if ls wheels/*.whl >/dev/null 2>&1; then \
+		$(PYTHON) -m pip install --quiet --no-index --no-deps --upgrade --target .site wheels/*.whl; fi
+	@PYTHONPATH=.site:. $(PYTHON) -m pytest -m gpu -W default -p no:cacheprovider tests/inference/test_cuda.py
+	@PYTHONPATH=.site:. $(PYTHON) -W ignore -m benchmarks.cuda
 
 bench-reading: env
 	@$(PY) -W ignore -m benchmarks.reading

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mtnet.answers import prepared
 from mtnet.bundle import find_bundle
 from mtnet.detection import pairwise_iou
 from mtnet.inference.cost import CostMeter
@@ -37,9 +38,9 @@ def shipped(**options: object) -> Predictor:
 def drawn_image(predictor: Predictor, size: tuple[int, int, int], seed: int = FIRST_SEED) -> Tensor:
     """``(1, C, *size)``: the middle of a drawn chest, preprocessed."""
     phantom = draw_chest(seed, family="held_out", nodules=8)
-    prepared, _ = predictor._prepared(Case(phantom.volume, Source(), CostMeter()))
-    low = [max((n - s) // 2, 0) for n, s in zip(prepared.shape[1:], size, strict=True)]
-    return prepared[(slice(None), *(slice(a, a + s) for a, s in zip(low, size, strict=True)))][None].contiguous()
+    whole, _ = prepared(Case(phantom.volume, Source(), CostMeter()), predictor.preprocessing)
+    low = [max((n - s) // 2, 0) for n, s in zip(whole.shape[1:], size, strict=True)]
+    return whole[(slice(None), *(slice(a, a + s) for a, s in zip(low, size, strict=True)))][None].contiguous()
 
 
 def agreement(ours: Outputs, reference: Outputs, threshold: float) -> Agreement:

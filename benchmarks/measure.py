@@ -10,8 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jsonschema
-
 from benchmarks.machine import describe_machine, machine_slug
 
 FOLDER = Path(__file__).parent
@@ -99,7 +97,13 @@ def write_result(
         "contenders": contenders,
         "claims": list(claims),
     }
-    jsonschema.validate(result, json.loads(SCHEMA.read_text()))
+    try:
+        import jsonschema
+    except ImportError:
+        # It has no pure wheel, so the machine of make bench-cuda lacks it; a test checks all files that are kept.
+        print("jsonschema is not installed: the result is not checked against its schema", file=sys.stderr)
+    else:
+        jsonschema.validate(result, json.loads(SCHEMA.read_text()))
     RESULTS.mkdir(exist_ok=True)
     file = RESULTS / f"{name}--{machine_slug(machine)}.json"
     file.write_text(json.dumps(result, indent=2) + "\n")

@@ -26,6 +26,7 @@ from benchmarks.machine import describe_machine
 from benchmarks.measure import claim, in_turns, ratio_claim, tell, write_result
 from benchmarks.scoreboard import DATA
 from benchmarks.tables import write_tables
+from mtnet.answers import prepared
 from mtnet.inference.inferer import MultiTaskInferer
 from mtnet.inference.plan import Outputs
 from mtnet.inference.region import Region
@@ -117,8 +118,8 @@ def measure_region(
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Any], float]:
     """MONAI's inferer on the whole volume beside the region's windows, shares, and how dense answers differ within."""
     case = predictor.read(study)
-    prepared, grid = predictor._prepared(case)
-    image, inferer = prepared[None], predictor.inferer
+    whole, grid = prepared(case, predictor.preprocessing)
+    image, inferer = whole[None], predictor.inferer
     theirs = shipped().network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     padded, _, window = inferer.padded(image, predictor.network)
     work: dict[str, Callable[[], object]] = {

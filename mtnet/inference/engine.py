@@ -132,6 +132,10 @@ class _Windows:
             try:
                 following = self._launched(begun) if begun < self._count else None
                 if waiting is not None:
+                    for tensor in waiting[1].values():
+                        if tensor.is_cuda:
+                            # Its memory must not be used again before the other stream is done with it.
+                            tensor.record_stream(merging)
                     with torch.cuda.stream(merging):
                         merging.wait_event(waiting[2])
                         prepared = self._prepared(waiting[0], waiting[1])
