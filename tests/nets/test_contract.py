@@ -1,157 +1,167 @@
-"""What every part promises, in 2D and 3D, for every norm and for odd widths."""
+"""What every part promises, in 2D and 3D: shapes at odd sizes, a gradient to every parameter, half precision, capture
+by torch.compile, TorchScript and ONNX."""
 
 from __future__ import annotations
+
+import shutil
 
 import pytest
 import torch
 from torch import nn
 
-from mtnet.nets import (
-    FPN,
-    VGG13,
-    ClassificationHead,
-    CSPDarknet53,
-    DetectionHead,
-    EfficientNetEncoder,
-    PickLevels,
-    ReconstructionDecoder,
-    ReconstructionHead,
-    ResNetEncoder,
-    SegmentationHead,
-    UNetDecoder,
-)
+from mtnet.nets import DetectionHead
 from mtnet.nets.blocks import make_norm
-from mtnet.structures import OutputSpec
-from tests.nets.builders import BOXES, CLASSES, TISSUES, image
+from tests.nets.builders import BOXES, Exchange, four_tasks, image
+from tests.nets.exports import assert_same, onnx_answers
+from tests.nets.parts import HEADS, LEVELS, PARTS, SIZES, Loose, made, read, tensors
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 
-DIMS = (2, 3)
 NORMS = ("group", "batch", "instance", ("group", {"num_groups": 3}), None)
-ODD, STRIDES = (3, 5, 7, 9, 11), (1, 2, 4, 8, 16)
-STRIDED = (2, 4, 8, 16, 32)
-
-ENCODERS = {
-    "vgg13": lambda dims, norm: VGG13(dims, 1, ODD, norm),
-    "vgg13 with a pooled tap": lambda dims, norm: VGG13(dims, 1, ODD, norm, pooled_tap=True),
-    "cspdarknet53": lambda dims, norm: CSPDarknet53(dims, 1, norm, width=2),
-    "efficientnet_b0": lambda dims, norm: EfficientNetEncoder(dims, 1, "b0", norm),
-    "resnet10": lambda dims, norm: ResNetEncoder(dims, 1, 10, norm, width=3),
-    "resnet18": lambda dims, norm: ResNetEncoder(dims, 1, 18, norm, width=3),
-    "resnet50": lambda dims, norm: ResNetEncoder(dims, 1, 50, norm, width=3),
-}
-PICKS = {
-    "fpn": lambda dims, norm: FPN(dims, ODD, STRIDES, channels=5, strides=(4, 8, 16), norm=norm),
-    "fpn that gives some levels": lambda dims, norm: FPN(dims, ODD, STRIDES, channels=5, strides=(2, 8), norm=norm),
-    "unet": lambda dims, norm: UNetDecoder(dims, ODD, STRIDES, channels=(9, 7, 5, 3), norm=norm),
-    "unet that stops early": lambda dims, norm: UNetDecoder(dims, ODD, STRIDES, channels=(9, 7), norm=norm),
-    "unet with several levels": lambda dims, norm: UNetDecoder(
-        dims, ODD, STRIDES, channels=(9, 7, 5, 3), norm=norm, levels=3, centre=True, finest_skip=False
-    ),
-    "reconstruction": lambda dims, norm: ReconstructionDecoder(dims, ODD, STRIDES, channels=(9, 7, 5, 3), norm=norm),
-    "deepest level": lambda dims, norm: PickLevels(ODD, STRIDES),
-    "picked levels": lambda dims, norm: PickLevels(ODD, STRIDES, (2, 8)),
-    "unet on strides 2 to 32": lambda dims, norm: UNetDecoder(dims, ODD, STRIDED, channels=(9, 8, 7, 5, 3), norm=norm),
-}
-HEADS = {
-    "segmentation": lambda dims, norm: SegmentationHead(dims, ODD, STRIDES, labels=TISSUES),
-    "segmentation at stride 4": lambda dims, norm: SegmentationHead(
-        dims, ODD, STRIDES, output=OutputSpec("pred", "dense", TISSUES, (4,), "softmax"), kernel_size=1
-    ),
-    "reconstruction": lambda dims, norm: ReconstructionHead(dims, ODD, STRIDES),
-    "classification": lambda dims, norm: ClassificationHead(ODD, CLASSES),
-    "measured value": lambda dims, norm: ClassificationHead(ODD, OutputSpec("diameter", "global", units="mm")),
-}
+EVERYWHERE = [(name, dims) for name, case in PARTS.items() for dims in case.dims]
+every_part = pytest.mark.parametrize(("name", "dims"), EVERYWHERE, ids=str)
 
 
-def levels_of(channels, strides, dims):
-    base = image(dims, edge=32, batch=2)
-    return [torch.randn(2, c, *(n // s for n in base.shape[2:])) for c, s in zip(channels, strides, strict=True)]
-
-
-def assert_scripts(part: nn.Module, argument) -> None:
-    part = part.eval()
+@pytest.mark.parametrize(
+    ("name", "dims", "norm"),
+    [
+        (n, d, norm)
+        for n, d in EVERYWHERE
+        if n in LEVELS
+        for norm in (NORMS if PARTS[n].normed and d == 2 else NORMS[:1])
+    ],
+    ids=str,
+)
+def test_a_part_gives_the_levels_that_it_says_at_odd_sizes(name, dims, norm):
+    case = PARTS[name]
+    part = made(case, dims, norm).eval()
     with torch.no_grad():
-        plain, scripted = part(argument), torch.jit.script(part)(argument)
-    assert type(plain) is type(scripted)
-    pairs = (
-        zip(plain.values(), scripted.values(), strict=True)
-        if isinstance(plain, dict)
-        else zip(plain, scripted, strict=True)
-    )
-    for one, other in pairs:
-        torch.testing.assert_close(one, other)
-
-
-@pytest.mark.parametrize("norm", NORMS, ids=str)
-@pytest.mark.parametrize("dims", DIMS)
-@pytest.mark.parametrize("name", ENCODERS)
-def test_an_encoder_gives_the_levels_that_it_says(name, dims, norm):
-    encoder = ENCODERS[name](dims, norm)
-    x = image(dims, edge=64 if dims == 2 else 32)
-    # One voxel has no variance: norms over space need the larger image of 2D, or their inference mode.
-    levels = encoder.train(dims == 2)(x)
-    assert len(levels) == len(encoder.channels) == len(encoder.strides)
-    assert list(encoder.strides) == sorted(encoder.strides)
-    for level, channels, stride in zip(levels, encoder.channels, encoder.strides, strict=True):
-        assert level.shape == (2, channels, *(n // stride for n in x.shape[2:]))
-
-
-@pytest.mark.parametrize("norm", NORMS, ids=str)
-@pytest.mark.parametrize("dims", DIMS)
-@pytest.mark.parametrize("name", PICKS)
-def test_a_neck_or_decoder_gives_the_levels_that_it_says(name, dims, norm):
-    part = PICKS[name](dims, norm)
-    given = levels_of(ODD, STRIDED if "strides 2 to 32" in name else STRIDES, dims)
-    size = image(dims).shape[2:]
-    levels = part.eval()(given)
+        levels = part(case.given(dims))
     assert len(levels) == len(part.channels) == len(part.strides)
+    if part.strides[0] is not None:
+        assert list(part.strides) == sorted(part.strides)
     for level, channels, stride in zip(levels, part.channels, part.strides, strict=True):
-        assert level.shape == (2, channels, *(n // stride for n in size))
+        assert level.shape == (2, channels, *(() if stride is None else (n // stride for n in SIZES[dims])))
 
 
-@pytest.mark.parametrize("dims", DIMS)
+@pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("name", HEADS)
-def test_a_head_gives_the_outputs_that_it_says(name, dims):
-    head = HEADS[name](dims, "group")
-    (spec,) = head.outputs
-    answers = head(levels_of(ODD, STRIDES, dims))
-    assert tuple(answers) == spec.tensor_names
-    size = [n // spec.strides[0] for n in image(dims).shape[2:]] if spec.kind == "dense" else []
-    assert answers[spec.name].shape == (2, max(len(spec.labels), 1), *size)
+def test_a_head_gives_the_outputs_that_it_says_at_odd_sizes(name, dims):
+    head = made(PARTS[name], dims).eval()
+    with torch.no_grad():
+        answers = head(read(PARTS[name], head, dims))
+    assert list(answers) == [key for spec in head.outputs for key in spec.tensor_names]
+    for spec in head.outputs:
+        for n, key in enumerate(spec.tensor_names):
+            size = tuple(length // spec.strides[n] for length in SIZES[dims]) if spec.strides else ()
+            channels = spec.box_channels(dims) if spec.kind == "boxes" else spec.value_channels
+            channels += name == "classification head"  # the weight of the window
+            assert answers[key].shape == (2, channels, *size)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("name", [name for name, case in PARTS.items() if case.reads in ("tasks", "vectors")])
+def test_an_interaction_keeps_shapes_at_odd_sizes(name, dims):
+    given = PARTS[name].given(dims)
+    answers = made(PARTS[name], dims).eval()(given)
+    assert list(answers) == list(given)
+    assert [x.shape for x in tensors(answers)] == [x.shape for x in tensors(given)]
+
+
+@pytest.mark.parametrize(("name", "dims"), [(n, d) for n, d in EVERYWHERE if n != "picked levels"], ids=str)
+def test_every_parameter_gets_a_gradient(name, dims):
+    part = made(PARTS[name], dims).train()
+    answers = tensors(part(read(PARTS[name], part, dims)))
+    draw = torch.Generator().manual_seed(1)
+    # Weighted at random: of a normalised level neither the sum nor the sum of squares moves.
+    torch.stack([(answer * torch.randn(answer.shape, generator=draw)).sum() for answer in answers]).sum().backward()
+    assert [key for key, p in part.named_parameters() if p.grad is None or not p.grad.abs().sum() > 1e-7] == []
+
+
+@every_part
+def test_bfloat16_stays_near_single_precision(name, dims):
+    part = made(PARTS[name], dims).eval()
+    given = read(PARTS[name], part, dims)
+    with torch.no_grad():
+        exact = tensors(part(given))
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = tensors(part(given))
+    # Fifty layers on end round fifty times.
+    share = 0.15 if PARTS[name].reads == "image" else 0.05
+    for one, other in zip(exact, rough, strict=True):
+        assert (one - other.float()).norm() < share * one.norm()
+
+
+@every_part
+def test_torchscript_answers_the_same_and_at_another_size_too(name, dims):
+    part = made(PARTS[name], dims).eval()
+    scripted = torch.jit.script(part)
+    given = read(PARTS[name], part, dims)
+    longer = read(PARTS[name], part, dims, batch=1)
+    if PARTS[name].reads in ("image", "levels", "dilated"):
+        longer = (
+            longer.repeat_interleave(3, 2)
+            if isinstance(longer, torch.Tensor)
+            else [level.repeat_interleave(3, 2) for level in longer]
+        )
+    for one in (given, longer):
+        with torch.no_grad():
+            plain, answers = part(one), scripted(one)
+        assert type(plain) is type(answers)
+        assert not isinstance(plain, dict) or list(plain) == list(answers)
+        for a, b in zip(tensors(plain), tensors(answers), strict=True):
+            torch.testing.assert_close(b, a, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@every_part
+def test_onnx_answers_the_same(name, dims, tmp_path):
+    part = made(PARTS[name], dims).eval()
+    given = read(PARTS[name], part, dims, batch=1)
+    loose = Loose(part, given)
+    with torch.no_grad():
+        eager = loose(*tensors(given))
+    # The steps of the deepest encoders add up differently in onnxruntime.
+    tolerance = 1e-3 if PARTS[name].reads == "image" else 1e-4
+    assert_same(eager, onnx_answers(loose, tensors(given), tmp_path / "part.onnx", opset=18), tolerance)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PARTS)
+def test_torch_compile_captures_a_part_as_one_graph(name):
+    dims = PARTS[name].dims[0]
+    part = made(PARTS[name], dims).eval()
+    given = read(PARTS[name], part, dims, batch=1)
+    torch.compiler.reset()
+    with torch.no_grad():
+        compiled = torch.compile(part, backend="aot_eager", fullgraph=True)
+        for one, other in zip(tensors(part(given)), tensors(compiled(given)), strict=True):
+            torch.testing.assert_close(other, one, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_network_of_parts_of_every_family_is_compiled_to_machine_code_and_answers_the_same():
+    if shutil.which("g++") is None and shutil.which("clang++") is None:
+        pytest.skip("torch.compile needs a C++ compiler on a CPU (g++ or clang++), and there is none here")
+    torch.manual_seed(0)
+    network = four_tasks(interaction=Exchange(("segmentation", "reconstruction"), (4, 4))).eval()
+    torch.compiler.reset()
+    with torch.no_grad():
+        eager, compiled = network(image(2)), torch.compile(network)(image(2))
+    for key, answer in eager.items():
+        torch.testing.assert_close(compiled[key], answer, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("norm", NORMS, ids=str)
-@pytest.mark.parametrize("dims", DIMS)
-def test_a_detection_head_gives_one_tensor_a_level(dims, norm, shared):
-    head = DetectionHead(dims, (7, 7), (4, 8), BOXES, norm=norm, shared=shared, width=6, convs=1)
-    answers = head(levels_of((7, 7), (4, 8), dims))
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_detection_head_gives_one_tensor_a_level_and_may_share_its_weights(dims, shared):
+    head = DetectionHead(dims, (7, 7), (4, 8), BOXES, shared=shared, width=6, convs=1)
+    assert len(head.levels) == (1 if shared else 2)
+    levels = [torch.randn(2, 7, *(n // s for n in SIZES[dims])) for s in (4, 8)]
+    answers = torch.jit.script(head.eval())(levels)
     assert tuple(answers) == BOXES.tensor_names == ("boxes_s4", "boxes_s8")
-    for name, stride in (("boxes_s4", 4), ("boxes_s8", 8)):
-        assert answers[name].shape == (2, BOXES.box_channels(dims), *(n // stride for n in image(dims).shape[2:]))
-
-
-@pytest.mark.parametrize("dims", DIMS)
-@pytest.mark.parametrize("name", ENCODERS)
-def test_an_encoder_scripts(name, dims):
-    assert_scripts(ENCODERS[name](dims, "group"), image(dims))
-
-
-@pytest.mark.parametrize("dims", DIMS)
-@pytest.mark.parametrize("name", PICKS)
-def test_a_neck_or_decoder_scripts(name, dims):
-    assert_scripts(PICKS[name](dims, "group"), levels_of(ODD, STRIDED if "strides 2 to 32" in name else STRIDES, dims))
-
-
-@pytest.mark.parametrize("name", HEADS)
-def test_a_head_scripts(name):
-    assert_scripts(HEADS[name](3, "group"), levels_of(ODD, STRIDES, 3))
-
-
-@pytest.mark.parametrize("shared", [False, True])
-def test_a_detection_head_scripts(shared):
-    assert_scripts(DetectionHead(3, (7, 7), (4, 8), BOXES, shared=shared), levels_of((7, 7), (4, 8), 3))
+    for name, level in zip(answers, levels, strict=True):
+        assert answers[name].shape == (2, BOXES.box_channels(dims), *level.shape[2:])
 
 
 @pytest.mark.parametrize(
@@ -170,8 +180,8 @@ def test_the_groups_of_a_group_norm_divide_the_channels(norm, channels, groups):
     assert layer.num_groups == groups
 
 
-@pytest.mark.parametrize("name", [*ENCODERS, *PICKS])
+@pytest.mark.parametrize("name", [name for name, case in PARTS.items() if case.normed])
 def test_the_asked_norm_is_the_only_one(name):
-    part = {**ENCODERS, **PICKS}[name](3, "instance")
+    part = PARTS[name].make(3, "instance")
     kinds = {type(m) for m in part.modules() if "Norm" in type(m).__name__ and type(m).__module__.startswith("torch")}
-    assert kinds == (set() if isinstance(part, PickLevels) else {nn.InstanceNorm3d})
+    assert kinds == {nn.InstanceNorm3d}

@@ -1,7 +1,6 @@
 """Encoders against timm, against the published numbers, and against what every encoder promises.
 
-The numbers were measured with timm 1.0.31 and torch 2.13.0; GMAC is half of what torch's counter of flops says of one
-image, attention not fused (the counter is blind to fused attention on a CPU).
+The numbers were measured with timm 1.0.31 and torch 2.13.0; GMAC is of one image, attention counted.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import warnings
 import pytest
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from mtnet.nets import (
     ENCODERS,
@@ -28,6 +26,7 @@ from mtnet.nets import (
     make_encoder,
     save_state,
 )
+from mtnet.nets.macs import count_macs
 from mtnet.nets.network import Branch
 from tests.nets.builders import CLASSES, image, parameters
 
@@ -50,25 +49,10 @@ def without_memory():
 
 
 @pytest.fixture
-def without_fused_attention():
-    timm_layers = pytest.importorskip("timm.layers")
-    timm_layers.set_fused_attn(False)
-    yield
-    timm_layers.set_fused_attn(True)
-
-
-@pytest.fixture
 def without_network(monkeypatch, tmp_path):
     constants = pytest.importorskip("huggingface_hub.constants")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-
-
-def gmac(encoder: nn.Module, edge: int) -> float:
-    channels = next(encoder.parameters()).shape[1]
-    with FlopCounterMode(display=False) as counter:
-        encoder.eval()(torch.empty(1, channels, edge, edge, device="meta"))
-    return counter.get_total_flops() / 2e9
 
 
 # ---- numbers
@@ -118,15 +102,12 @@ def test_an_encoder_for_one_channel_has_the_published_parameters_and_channels(wi
         ("cspdarknet53", 5.0015, 6.5326, None),
     ],
 )
-def test_an_encoder_has_the_published_multiplications(
-    without_memory, without_fused_attention, name, at_224, at_256, at_352
-):
-    encoder = make_encoder(name, 2, 3)
+def test_an_encoder_has_the_published_multiplications(without_memory, name, at_224, at_256, at_352):
+    encoder = make_encoder(name, 2, 3).eval()
     tolerance = 1e-6 if name.startswith("pvt") else 1e-4
-    assert gmac(encoder, 224) == pytest.approx(at_224, abs=tolerance)
-    assert gmac(encoder, 256) == pytest.approx(at_256, abs=tolerance)
-    if at_352 is not None:
-        assert gmac(encoder, 352) == pytest.approx(at_352, abs=tolerance)
+    for edge, gmac in ((224, at_224), (256, at_256), (352, at_352)):
+        if gmac is not None:
+            assert count_macs(encoder, torch.zeros(1, 3, edge, edge)) / 1e9 == pytest.approx(gmac, abs=tolerance)
 
 
 def test_our_cspdarknet53_has_the_parameters_of_the_paper_stage_by_stage(without_memory):
@@ -135,7 +116,7 @@ def test_our_cspdarknet53_has_the_parameters_of_the_paper_stage_by_stage(without
     assert parameters(encoder.stem) == 928
     assert [parameters(stage) for stage in encoder.stages] == [60_224, 193_920, 1_758_976, 7_024_128, 17_579_008]
     assert parameters(encoder) + 1024 * 1000 + 1000 == 27_642_184
-    assert gmac(encoder, 640) == pytest.approx(40.83, abs=0.005)
+    assert count_macs(encoder.eval(), torch.zeros(1, 3, 640, 640)) / 1e9 == pytest.approx(40.83, abs=0.005)
 
 
 @pytest.mark.parametrize(("scale", "in_channels", "count"), [("b4", 3, 16_742_216), ("b4", 1, 16_741_352)])
@@ -215,14 +196,6 @@ def test_levels_of_a_network_that_keeps_channels_last_come_channels_first():
     ]
 
 
-@pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("name", OURS)
-def test_the_loss_reaches_every_parameter_of_ours(name, dims):
-    encoder = OURS[name](dims)
-    sum(level.square().mean() for level in encoder(image(dims, edge=32))).backward()
-    assert not [key for key, p in encoder.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
-
-
 @pytest.mark.parametrize("output_stride", [8, 16])
 @pytest.mark.parametrize("name", ["cspdarknet53", "efficientnet_b0", "resnet18"])
 def test_ours_keeps_its_resolution_when_dilated_in_3d(name, output_stride):
@@ -258,33 +231,6 @@ def test_half_precision_gives_nearly_the_same_levels(name, dtype):
     for one, other in zip(exact, rough, strict=True):
         assert other.dtype == dtype
         assert (one - other.float()).norm() < 0.1 * one.norm()
-
-
-def test_a_compiled_encoder_answers_like_the_eager_one():
-    encoder = OURS["resnet18"](3).eval()
-    x = image(3, edge=32, batch=1)
-    with torch.no_grad():
-        for one, other in zip(encoder(x), torch.compile(encoder, backend="aot_eager")(x), strict=True):
-            torch.testing.assert_close(one, other)
-
-
-@pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("name", OURS)
-def test_ours_scripts(name, dims):
-    encoder = OURS[name](dims).eval()
-    x = image(dims, edge=32, batch=1)
-    with torch.no_grad():
-        for one, other in zip(encoder(x), torch.jit.script(encoder)(x), strict=True):
-            torch.testing.assert_close(one, other)
-
-
-@pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0", "pvt_v2_b0"])
-def test_a_timm_encoder_scripts(name):
-    encoder = make_encoder(name, 2, 1).eval()
-    x = image(2, edge=32, batch=1)
-    with torch.no_grad():
-        for one, other in zip(encoder(x), torch.jit.script(encoder)(x), strict=True):
-            torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from mtnet.nets import Branch, ClassificationHead, DetectionHead, MultiTaskNet, 
 from mtnet.nets.heads import DecodingHead, RegressionHead
 from mtnet.structures import Label, OutputSpec
 from tests.nets.builders import BOXES, CLASSES, TISSUES, image, parameters
-from tests.nets.exports import assert_same, onnx_answers
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 
@@ -51,52 +50,6 @@ HEADS = {
 
 def read_by(head: nn.Module, dims: int) -> list[Tensor]:
     return levels(dims)[:2] if isinstance(head, DetectionHead) else levels(dims)
-
-
-@pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("name", HEADS)
-def test_every_parameter_of_a_head_learns(name, dims):
-    head = HEADS[name](dims).train()
-    answers = head(read_by(head, dims))
-    assert list(answers) == [n for spec in (*head.outputs, *getattr(head, "auxiliary", ())) for n in spec.tensor_names]
-    torch.stack([answer.square().sum() for answer in answers.values()]).sum().backward()
-    assert [n for n, p in head.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
-
-
-@pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("name", HEADS)
-def test_a_head_scripts_compiles_and_exports_to_onnx_alike(name, dims, tmp_path):
-    head = HEADS[name](dims).eval()
-    given = read_by(head, dims)
-
-    with torch.no_grad():
-        eager = head(given)
-        scripted = torch.jit.script(head)(given)
-        torch.compiler.reset()
-        compiled = torch.compile(head, backend="aot_eager", fullgraph=True)(given)
-        assert list(scripted) == list(compiled) == list(eager)
-        for key in eager:
-            torch.testing.assert_close(scripted[key], eager[key])
-            torch.testing.assert_close(compiled[key], eager[key])
-        # What a head does not read is no input of its graph.
-        used = [x for i, x in enumerate(given) if not isinstance(head, SegmentationHead) or i == head.level]
-        pooled_only = isinstance(head, (ClassificationHead, RegressionHead))
-        graph = _OfSome(head, given, used[-1:] if pooled_only else used)
-        assert_same(tuple(eager.values()), onnx_answers(graph, graph.used, tmp_path / "head.onnx"))
-
-
-class _OfSome(nn.Module):
-    """A head as a graph of the levels that it reads."""
-
-    def __init__(self, head: nn.Module, given: list[Tensor], used: list[Tensor]) -> None:
-        super().__init__()
-        self.head = head
-        self.given = given
-        self.used = used
-
-    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        replaced = {id(old): new for old, new in zip(self.used, tensors, strict=True)}
-        return tuple(self.head([replaced.get(id(level), level) for level in self.given]).values())
 
 
 @pytest.mark.parametrize("name", HEADS)

@@ -20,6 +20,7 @@ from mtnet.bundle import Bundle, BundleError
 from mtnet.inference import MultiTaskInferer
 from mtnet.losses import loss_of_outputs
 from mtnet.structures import OutputSpec
+from tests.evaluation.manifests import picture, write
 
 HERE = Path(__file__).parent
 
@@ -163,6 +164,19 @@ def test_mtnet_infer_answers_a_picture_and_tells_the_points(installed, trained, 
         i, j, k = point["centre_index"]
         assert -0.5 <= i <= 79.5 and -0.5 <= j <= 47.5 and abs(k) < 1e-6
     assert (tmp_path / "out" / "segmentation.png").is_file()
+
+
+@pytest.mark.slow
+def test_mtnet_evaluate_scores_its_points_beside_its_mask(installed, trained, tmp_path):
+    values = {"red_i": 20.0, "red_j": 12.0, "green_i": 50.0, "green_j": 30.0}
+    places = [((12, 8), (28, 16)), ((40, 20), (60, 40)), None]
+    samples = [picture(tmp_path, f"p{n}", place, values=values) for n, place in enumerate(places)]
+    manifest = write(tmp_path, [*samples, picture(tmp_path, "unknown", None)])
+    run(installed, "mtnet", "evaluate", str(trained), str(manifest), "out", "--device", "cpu", cwd=tmp_path)
+    scores = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    told = scores["keypoints"]["marks"]
+    assert told["mean_distance"]["n"] == 3 and 0 < told["mean_distance"]["value"] <= 80
+    assert 0 <= told["found_within_5_px"]["value"] <= 1 and scores["segmentation"]["dice"]["n"] == 4
 
 
 @pytest.mark.slow

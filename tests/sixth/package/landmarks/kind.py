@@ -16,9 +16,12 @@ from torch.nn import functional as F
 
 from mtnet.decoded import Decoded, Seen
 from mtnet.detection.coding import cell_centres
+from mtnet.evaluation.bootstrap import Metric, mean_of
+from mtnet.evaluation.tasks import Answered, Task
 from mtnet.inference.mergers import Job
 from mtnet.inference.ownership import Ownership
-from mtnet.structures import Findings, OutputSpec
+from mtnet.sources.manifest import Sample
+from mtnet.structures import OutputSpec
 
 
 class KeypointMerger:
@@ -115,24 +118,35 @@ class KeypointLoss(nn.Module):
         return {"heat": heat, "place": torch.stack(errors).sum() / max(len(errors) - 1, 1)}
 
 
-def point_errors(spec: OutputSpec, findings: Findings, sample: Any) -> dict[str, float]:
-    """Of one sample, whose values tell where each label is (``red_i``, ``red_j``): the mean distance in pixels of the
-    best point of each label, and the share of labels within 5 pixels."""
-    away, hits = [], []
-    for label in spec.labels:
-        if f"{label.name}_i" not in sample.values:
-            continue
-        truth = np.array([sample.values[f"{label.name}_{axis}"] for axis in "ij"])
-        told = [point for point in findings.extras[spec.name] if point["label"] == label.name]
-        error = float(np.linalg.norm(np.array(told[0]["centre_index"][:2]) - truth)) if told else float("nan")
-        hits.append(float(error <= 5.0))
-        away += [error] if told else []
-    if not hits:
-        return {}
-    return {"found_within_5_px": float(np.mean(hits)), **({"mean_error_px": float(np.mean(away))} if away else {})}
+def keypoint_task(spec: OutputSpec) -> Task:
+    """Scores of samples whose values tell where each label is (``red_i``, ``red_j``): the mean distance in pixels of
+    the best point of each label, and the share of labels within 5 pixels of it."""
+
+    def wants(sample: Sample) -> bool:
+        return all(f"{label.name}_{axis}" in sample.values for label in spec.labels for axis in "ij")
+
+    def measure(answered: Answered) -> dict[str, Any]:
+        away = []
+        for label in spec.labels:
+            truth = np.array([answered.sample.values[f"{label.name}_{axis}"] for axis in "ij"])
+            told = [point for point in answered.findings.extras[spec.name] if point["label"] == label.name]
+            # The farthest that a point of this image can be where nothing was told.
+            far = float(np.linalg.norm(answered.findings.geometry.shape[:2]))
+            away.append(float(np.linalg.norm(np.array(told[0]["centre_index"][:2]) - truth)) if told else far)
+        return {"mean": float(np.mean(away)), "found": float(np.mean([error <= 5.0 for error in away]))}
+
+    def metrics(records: Sequence[Mapping[str, Any] | None]) -> dict[str, Metric]:
+        rows = [row for row, record in enumerate(records) if record is not None]
+        told = [record for record in records if record is not None]
+        return {
+            "mean_distance": mean_of([record["mean"] for record in told], rows, unit="px", better="lower"),
+            "found_within_5_px": mean_of([record["found"] for record in told], rows),
+        }
+
+    return Task(f"keypoints.{spec.name}", wants, measure, metrics)
 
 
 merger = KeypointMerger
 decoder = decode_keypoints
 loss = KeypointLoss
-metric = point_errors
+metric = keypoint_task
