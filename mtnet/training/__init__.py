@@ -1,36 +1,41 @@
 """Training: samples, the pieces that MONAI's trainer needs for several tasks, and weights."""
 
 from mtnet.training.augmentation import augmentation
-from mtnet.training.bag_training import (
-    AutocastInferer,
-    TrainerLoss,
-    one_bag,
-    parameter_groups,
-    prepare_bag,
-    started_from,
-)
+from mtnet.training.averaging import AveragedWeights
+from mtnet.training.bag_training import TrainerLoss, one_bag, parameter_groups, prepare_bag
+from mtnet.training.balance import BalancedOrder
+from mtnet.training.curves import LearningCurve, TerminalProgress
 from mtnet.training.epochs import EpochsOfSamples
+from mtnet.training.fine_tuning import class_counts, started_from
 from mtnet.training.handlers import LossTermLog, PublishWeights, TrainingState
 from mtnet.training.items import ItemsInOrder
 from mtnet.training.metrics import OutputMetric, better, key_metric, other_metrics, output_metrics
 from mtnet.training.phantom_bags import PhantomBags
+from mtnet.training.precision import AutocastInferer
 from mtnet.training.processes import gathered, is_first
 from mtnet.training.samples import BoxesOnImaged, LoadSampled, collate_samples, require_samples, samples_of, shard
+from mtnet.training.steps import ClippedGradients, StepSeeds
 from mtnet.training.targets import SampleTargets, boxes_of_mask
 from mtnet.training.volume_bags import ChestTargets, VolumeBags, chest_bags
 
 __all__ = [
     "AutocastInferer",
+    "AveragedWeights",
+    "BalancedOrder",
     "BoxesOnImaged",
     "ChestTargets",
+    "ClippedGradients",
     "EpochsOfSamples",
     "ItemsInOrder",
+    "LearningCurve",
     "LoadSampled",
     "LossTermLog",
     "OutputMetric",
     "PhantomBags",
     "PublishWeights",
     "SampleTargets",
+    "StepSeeds",
+    "TerminalProgress",
     "TrainerLoss",
     "TrainingState",
     "VolumeBags",
@@ -38,6 +43,7 @@ __all__ = [
     "better",
     "boxes_of_mask",
     "chest_bags",
+    "class_counts",
     "collate_samples",
     "gathered",
     "is_first",

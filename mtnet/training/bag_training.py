@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
-from monai.data import MetaTensor
-from monai.inferers import Inferer
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mtnet.losses import MultiTaskLoss
-from mtnet.nets import load_state
 from mtnet.systems.chest_ct import HU_WINDOW
 
 
@@ -22,13 +18,6 @@ def one_bag(items: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     if len(items) != 1:
         raise ValueError(f"A batch has {len(items)} bags; expected 1 (set the loader's batch_size to 1).")
     return items[0]
-
-
-def started_from(network: nn.Module, weights: str | None) -> nn.Module:
-    """The network, with the weights of a file that ``mtnet.nets.save_state`` wrote where one is named."""
-    if weights:
-        load_state(network, Path(weights))
-    return network
 
 
 def prepare_bag(
@@ -48,25 +37,6 @@ def prepare_bag(
         "classification": move(label["classes"]),
         "reconstruction": image * (high - low) + low,
     }
-
-
-class AutocastInferer(Inferer):  # type: ignore[misc]  # MONAI is not typed
-    """Call the network under autocast, on the CPU as well (MONAI's ``amp`` is CUDA's alone).
-
-    Args:
-        precision: ``float32`` switches it off; ``bfloat16`` is faster where the processor has instructions for it.
-    """
-
-    def __init__(self, precision: str = "bfloat16") -> None:
-        super().__init__()
-        self.dtype: torch.dtype = getattr(torch, precision)
-
-    def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """The network's answer for ``inputs``, which it sees without their metadata."""
-        inputs = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
-        enabled = self.dtype != torch.float32
-        with torch.autocast(inputs.device.type, dtype=self.dtype if enabled else torch.bfloat16, enabled=enabled):
-            return network(inputs, *args, **kwargs)
 
 
 class TrainerLoss(nn.Module):

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from monai.transforms import Randomizable
-from numpy.typing import NDArray
+import torch
+from monai.data import CacheDataset
+from monai.transforms import Compose, Randomizable, RandomizableTrait
 from torch.utils.data import Dataset
+
+from mtnet.training.balance import BalancedOrder, kind_of
+
+_GIB = 2**30
 
 
 class EpochsOfSamples(Dataset[Any]):
-    """Every epoch's items behind each other: each epoch all samples in a new order, its last step filled up from the
-    front. What is random about an item comes from the seed, its epoch and its place in it alone, so that
-    ``ItemsInOrder`` can begin anywhere, and several workers or processes see what one would.
+    """Every epoch's items behind each other: each epoch as many as there are samples, in a new order, its last step
+    filled up from the front. What is random about an item comes from the seed, its epoch and its place in it alone, so
+    that ``ItemsInOrder`` can begin anywhere, and several workers or processes see what one would.
 
     Args:
         data: items for ``transform``.
@@ -23,6 +29,9 @@ class EpochsOfSamples(Dataset[Any]):
         epochs: of the training.
         items_a_step: of all processes together.
         seed: of order and randomness.
+        balance: 0 shows every sample once an epoch, 1 every kind of sample equally often; see ``BalancedOrder``.
+        cache_gib: memory for what the steps before the first random one give (of a ``Compose``). They are taken when
+            the data set is made, for as many samples as there is memory for; workers share them.
     """
 
     def __init__(
@@ -33,13 +42,18 @@ class EpochsOfSamples(Dataset[Any]):
         epochs: int,
         items_a_step: int,
         seed: int = 0,
+        balance: float = 0.0,
+        cache_gib: float = 0.0,
     ) -> None:
-        self.data = data
+        self.data: Any = data
         self.transform = transform
         self.epochs = epochs
         self.items_a_step = items_a_step
         self.seed = seed
-        self._order = lru_cache(maxsize=2)(self._drawn_order)
+        self.balance = balance
+        self._order = lru_cache(maxsize=2)(BalancedOrder([kind_of(item) for item in data], balance, seed))
+        if cache_gib and len(data) and isinstance(transform, Compose):
+            self.data, self.transform = _kept(data, transform, cache_gib)
 
     @property
     def steps(self) -> int:
@@ -59,5 +73,14 @@ class EpochsOfSamples(Dataset[Any]):
             self.transform.set_random_state(seed=int(state[0]))
         return self.transform(dict(self.data[number]))
 
-    def _drawn_order(self, epoch: int) -> NDArray[np.int64]:
-        return np.random.default_rng((self.seed, epoch)).permutation(len(self.data))
+
+def _kept(data: Sequence[Mapping[str, Any]], transform: Compose, gib: float) -> tuple[CacheDataset, Compose]:
+    """The data after the steps before the first random one, kept as far as memory goes, and the steps that are left."""
+    steps = transform.flatten().transforms
+    first = next((n for n, step in enumerate(steps) if isinstance(step, RandomizableTrait)), len(steps))
+    before, after = Compose(steps[:first]), Compose(steps[first:])
+    one = sum(
+        value.numel() * value.element_size() for value in before(dict(data[0])).values() if torch.is_tensor(value)
+    )
+    shown = sys.stderr.isatty()
+    return CacheDataset(data, before, cache_num=int(gib * _GIB / max(one, 1)), num_workers=1, progress=shown), after

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
+from time import monotonic
 from typing import Any
 
 import torch
@@ -18,15 +19,16 @@ from mtnet.io.atomic import atomic_path
 from mtnet.nets import save_state
 from mtnet.training.bag_training import TrainerLoss
 from mtnet.training.items import ItemsInOrder
-from mtnet.training.processes import is_first
+from mtnet.training.processes import gathered, is_first
 
 
 class LossTermLog:
-    """Log the mean of every loss term at the end of each epoch."""
+    """Log the mean of every loss term at the end of each epoch; ``means`` has those of the last one."""
 
     def __init__(self, loss: TrainerLoss) -> None:
         self.loss = loss
         self.told: dict[str, list[float]] = defaultdict(list)
+        self.means: dict[str, float] = {}
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer."""
@@ -40,22 +42,25 @@ class LossTermLog:
 
     def tell(self, engine: Engine) -> None:
         """Log the means and begin again."""
-        means = "  ".join(f"{name} {fmean(values):.4f}" for name, values in self.told.items())
+        self.means = {name: fmean(values) for name, values in self.told.items()}
         if is_first():
-            engine.logger.info("epoch %d/%s  %s", engine.state.epoch, engine.state.max_epochs, means)
+            told = "  ".join(f"{name} {mean:.4f}" for name, mean in self.means.items())
+            engine.logger.info("epoch %d/%s  %s", engine.state.epoch, engine.state.max_epochs, told)
         self.told.clear()
 
 
 class TrainingState:
     """Keep network, optimiser, schedule and epoch in one file after every epoch, and go on from it at the start.
 
-    A training that goes on ends with the same weights as one that was never stopped (dropout apart).
+    A training that goes on ends with the same weights as one that was never stopped, where ``StepSeeds`` says what is
+    random in a step. This handler stands behind all that an epoch's end sets off: what it keeps is done.
 
     Args:
         path: the file; written whole or not at all.
         parts: by name, whatever has ``state_dict`` and ``load_state_dict``.
         items: the loader's sampler; it begins behind the items that were seen.
-        validator: evaluator whose best metric so far is kept too; its ``ValidationHandler`` stands before this handler.
+        validator: evaluator whose best metric so far is kept too.
+        minutes: end at the first end of an epoch after so many, for trainings in pieces.
     """
 
     def __init__(
@@ -64,11 +69,14 @@ class TrainingState:
         parts: Mapping[str, Any],
         items: ItemsInOrder | None = None,
         validator: Engine | None = None,
+        minutes: float | None = None,
     ) -> None:
         self.path = Path(path)
         self.parts = parts
         self.items = items
         self.validator = validator
+        self.minutes = math.inf if minutes is None else minutes
+        self._begun = 0.0
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer."""
@@ -76,10 +84,20 @@ class TrainingState:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.keep)
 
     def go_on(self, engine: Engine) -> None:
-        """Load the file where there is one."""
+        """Load the file where there is one.
+
+        Raises:
+            ValueError: it has no state of one of the parts.
+        """
+        self._begun = monotonic()
         if not self.path.is_file():
             return
         state = torch.load(self.path, map_location="cpu", weights_only=True)
+        if missing := [name for name in self.parts if name not in state]:
+            raise ValueError(
+                f"{self.path.name} was written by another version or config: it has no {', '.join(missing)}. Go on "
+                "with the config that began this training, or begin anew with another work_dir."
+            )
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
         engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
@@ -91,9 +109,16 @@ class TrainingState:
         engine.logger.info("going on after epoch %d", state["epoch"])
 
     def keep(self, engine: Engine) -> None:
-        """Write the file, in the first of several processes."""
-        if not is_first():
-            return
+        """Write the file, in the first of several processes; end where time is up."""
+        if is_first():
+            self._write(engine)
+        # The first process's clock counts for all, since none can go on alone.
+        up = gathered((monotonic() - self._begun) / 60 >= self.minutes)[0]
+        if up and engine.state.epoch < engine.state.max_epochs:
+            engine.logger.info("time is up after epoch %d; the same command goes on from there", engine.state.epoch)
+            engine.terminate()
+
+    def _write(self, engine: Engine) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         state = {name: part.state_dict() for name, part in self.parts.items()}
         if self.validator is not None:
