@@ -38,6 +38,14 @@ def add_parser(commands: Any) -> None:
         metavar="OTHER",
         help="another bundle, or the OUT of an earlier run on the same manifest: differences with paired intervals",
     )
+    parser.add_argument(
+        "--join",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="OUT",
+        help="count the samples of an earlier run too, one of the folds of a cross-validation; may be repeated",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1... (default: auto)")
     parser.add_argument("--tasks", metavar="A,B", help="tasks to run, such as detection,segmentation (default: all)")
     parser.add_argument(
@@ -63,8 +71,9 @@ def run(args: argparse.Namespace) -> int:
 
     from mtnet.bundle import find_bundle
     from mtnet.evaluation import files
+    from mtnet.evaluation.crop_baselines import crop_baselines
     from mtnet.evaluation.pictures import WorstMasks
-    from mtnet.evaluation.records import RECORDS_FILE, read_records, write_records
+    from mtnet.evaluation.records import RECORDS_FILE, joined, read_records, write_records
     from mtnet.evaluation.run import evaluate
     from mtnet.evaluation.summary import summarise
     from mtnet.evaluation.tasks import tasks_of
@@ -76,6 +85,7 @@ def run(args: argparse.Namespace) -> int:
     how: dict[str, Any] = {"device": args.device, "trust_bundle": args.trust_bundle}
     tasks = args.tasks.split(",") if args.tasks else None
     earlier, rival = None, None
+    folds = [read_records(earlier_out / RECORDS_FILE) for earlier_out in args.join]
     if args.compare is not None:
         # Whatever is wrong with it is said before the long part.
         if (Path(args.compare) / RECORDS_FILE).is_file():
@@ -94,7 +104,9 @@ def run(args: argparse.Namespace) -> int:
         evaluated = evaluate(predictor, manifest, args.split, progress=progress, worst=kept, **asked)
         if rival is not None:
             earlier = evaluate(rival, manifest, args.split, progress=progress, **asked)
-    summary = summarise(evaluated, tasks_of(predictor.network.outputs), earlier)
+    evaluated = joined(evaluated, folds) if folds else evaluated
+    baselines = crop_baselines(evaluated, manifest)
+    summary = summarise(evaluated, tasks_of(predictor.network.outputs), earlier, baselines)
     document = files.metrics_document(evaluated, summary, manifest)
     args.out.mkdir(parents=True, exist_ok=True)
     write_records(evaluated, args.out / RECORDS_FILE)
@@ -144,9 +156,13 @@ def _print(evaluated: Evaluated, summary: Summary) -> None:
         aside = len(evaluated.samples) - len(main)
         print(f"\nwith the {aside} image(s) that stand in two classes, which train only")
         _print_scores(summary.with_conflicts)
-    if summary.comparison is not None:
-        other = summary.comparison
-        print(f"\nless {plain(other.model.name)} {plain(other.model.version)}, on {other.samples} samples of both")
+    for name, baseline in summary.baselines.items():
+        print(f"\n{name}: what could be told without looking into the crops")
+        _print_scores({metric: one.other for metric, one in baseline.differences.items()})
+    for other in (*summary.baselines.values(), *([summary.comparison] if summary.comparison else [])):
+        print(
+            f"\nless {plain(f'{other.model.name} {other.model.version}'.strip())}, on {other.samples} samples of both"
+        )
         _print_scores({name: one.difference for name, one in other.differences.items()})
     refused = len(evaluated.refused)
     if refused:

@@ -17,7 +17,7 @@ from mtnet.evaluation.bootstrap import DRAWS, Score
 from mtnet.evaluation.detection import HIT_IOU
 from mtnet.evaluation.operating_points import operating_points
 from mtnet.evaluation.records import Evaluated, SampleRecord, notes_of
-from mtnet.evaluation.summary import Scores, Summary, main_samples
+from mtnet.evaluation.summary import Comparison, Scores, Summary, main_samples
 from mtnet.io.atomic import atomic_path
 from mtnet.sources.manifest import Manifest
 from mtnet.structures import ModelInfo
@@ -92,14 +92,9 @@ def metrics_document(evaluated: Evaluated, summary: Summary, manifest: Manifest)
     if summary.with_conflicts:
         document["with_label_conflict"] = nested(summary.with_conflicts)
     if summary.comparison is not None:
-        document["comparison"] = {
-            "model": _model(summary.comparison.model),
-            "samples": summary.comparison.samples,
-            "differences": {
-                name: {"here": _score(one.here), "other": _score(one.other), "difference": _score(one.difference)}
-                for name, one in summary.comparison.differences.items()
-            },
-        }
+        document["comparison"] = _comparison(summary.comparison)
+    if summary.baselines:
+        document["baselines"] = {name: _comparison(one) for name, one in summary.baselines.items()}
     return document
 
 
@@ -199,6 +194,17 @@ def _score(score: Score) -> dict[str, Any]:
         "better": score.better,
     }
     return told | {"unit": score.unit} if score.unit else told
+
+
+def _comparison(comparison: Comparison) -> dict[str, Any]:
+    return {
+        "model": _model(comparison.model),
+        "samples": comparison.samples,
+        "differences": {
+            name: {"here": _score(one.here), "other": _score(one.other), "difference": _score(one.difference)}
+            for name, one in comparison.differences.items()
+        },
+    }
 
 
 def _model(model: ModelInfo) -> dict[str, str]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,28 @@ def read_records(path: Path) -> Evaluated:
         raise ValueError(
             f"{path.name} is no record of mtnet evaluate ({error}). Evaluate that network again."
         ) from error
+
+
+def joined(evaluated: Evaluated, earlier: Iterable[Evaluated]) -> Evaluated:
+    """One evaluation with the samples of earlier ones too: of a network trained anew for each fold, say.
+
+    Raises:
+        ValueError: a sample was scored in two of them.
+    """
+    parts = [evaluated, *earlier]
+    samples = tuple(sample for part in parts for sample in part.samples)
+    twice = [name for name, count in Counter(sample.id for sample in samples).items() if count > 1]
+    if twice:
+        raise ValueError(f"{len(twice)} sample(s) were scored in two of the runs to join, such as {twice[0]}.")
+    weights = ",".join(part.model.weights_sha256[:12] for part in parts)
+    return replace(
+        evaluated,
+        samples=samples,
+        refused=tuple(one for part in parts for one in part.refused),
+        without_truth=sum(part.without_truth for part in parts),
+        notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
+        options={**evaluated.options, "joined_weights": weights},
+    )
 
 
 def notes_of(samples: Iterable[SampleRecord], path: str) -> list[Mapping[str, Any] | None]:

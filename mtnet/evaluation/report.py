@@ -103,6 +103,8 @@ def _page(evaluated: Evaluated, summary: Summary, plots: Mapping[str, str], pict
         ]
     if summary.comparison is not None:
         parts += _comparison(summary.comparison)
+    for baseline in summary.baselines.values():
+        parts += _comparison(baseline)
     if plots:
         shown = "".join(_plot(title, svg) for title, svg in plots.items())
         parts += ["<h2>Plots</h2>", f'<div class="plots">{shown}</div>']
@@ -146,7 +148,7 @@ def _comparison(comparison: Comparison) -> list[str]:
         for name, one in comparison.differences.items()
     ]
     return [
-        f"<h2>Against {escape(other.name)} {escape(other.version)} ({escape(other.weights_sha256[:12])})</h2>",
+        f"<h2>Against {escape(' '.join((other.name, other.version, other.weights_sha256[:12])).strip())}</h2>",
         f"<p>{comparison.samples} samples that both have answered; intervals of differences are paired.</p>",
         _table(("metric", "here", "other", "difference", "n"), rows),
     ]

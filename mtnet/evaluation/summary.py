@@ -48,16 +48,22 @@ class Summary:
         by_source: the same for each source, where there are several.
         with_conflicts: with the images that stand in two classes; empty where there are none.
         comparison: with another network, where one was given.
+        baselines: with what could be told of crops without looking into them (``crop_baselines``), by its name.
     """
 
     scores: Scores
     by_source: Mapping[str, Scores] = field(default_factory=dict)
     with_conflicts: Scores = field(default_factory=dict)
     comparison: Comparison | None = None
+    baselines: Mapping[str, Comparison] = field(default_factory=dict)
 
 
 def summarise(
-    evaluated: Evaluated, tasks: Sequence[Task], other: Evaluated | None = None, draws: int = DRAWS
+    evaluated: Evaluated,
+    tasks: Sequence[Task],
+    other: Evaluated | None = None,
+    baselines: Mapping[str, Evaluated] | None = None,
+    draws: int = DRAWS,
 ) -> Summary:
     """All scores with their intervals.
 
@@ -65,6 +71,7 @@ def summarise(
         evaluated: what was noted.
         tasks: of the network.
         other: another network on the same manifest.
+        baselines: by name, of the same samples.
         draws: of the bootstrap.
 
     Raises:
@@ -80,6 +87,7 @@ def summarise(
         else {},
         scores_of(evaluated.samples, tasks, draws) if aside else {},
         None if other is None else compare(evaluated, other, tasks, draws),
+        {name: compare(evaluated, one, tasks, draws) for name, one in (baselines or {}).items()},
     )
 
 
