@@ -11,7 +11,9 @@ import numpy as np
 from mtnet.results import read_findings_json
 from mtnet.structures import Geometry, Point, RefusedError, ReportLine, Source, Study
 
-WHAT_TO_DO = "Give places with --at x,y,z (LPS mm), or the findings.json of an earlier run with --lesions."
+_WHAT_TO_DO = "Give places with --at x,y,z (LPS mm), or the findings.json of an earlier run with --lesions."
+# A field that reaches out by less is one that ends at the faces of the outermost voxels.
+_ROUNDING_MM = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,7 @@ def placed(
         if sides_mm.max() > largest_crop_mm:
             message = (
                 f"The image is {_times(sides_mm)} mm large, so nothing tells where in it the network is to look: only "
-                f"of a crop of at most {largest_crop_mm:g} mm is the middle taken. {WHAT_TO_DO}"
+                f"of a crop of at most {largest_crop_mm:g} mm is the middle taken. {_WHAT_TO_DO}"
             )
             raise RefusedError([ReportLine("no_place_given", "refused", message, "image")])
         middle = geometry.index_to_lps_mm((np.array(geometry.shape) - 1) / 2)
@@ -179,9 +181,6 @@ def _field_lines(
                 "image, whose last voxels are repeated there."
             )
             yield ReportLine("field_reaches_outside", "flagged", message, "image")
-
-
-_ROUNDING_MM = 0.05
 
 
 def _times(values: Iterable[float]) -> str:

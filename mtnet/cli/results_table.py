@@ -113,7 +113,7 @@ def _row(lesion: Lesion) -> tuple[str, ...]:
         lesion.label,
         "given" if lesion.place_given else f"{lesion.score:.2f}",
         " ".join(f"{v:.1f}" for v in lesion.centre_lps_mm),
-        " x ".join("-" if v is None else f"{v:.1f}" for v in axes),
+        "drawn" if lesion.mask_drawn else " x ".join("-" if v is None else f"{v:.1f}" for v in axes),
         "-" if lesion.volume_mm3 is None else f"{lesion.volume_mm3:.0f}",
         ", ".join(name.replace("_", " ") for name in best),
     )
