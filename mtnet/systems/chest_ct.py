@@ -266,7 +266,8 @@ class _Widths:
 
 _WIDTHS = {
     "compact": _Widths((8, 32, 64, 96, 128), 16, (64, 64, 48, 24, 8), (64, 64, 32, 16, 8), 48, "group", 1),
-    "published": _Widths((64, 128, 256, 512, 512), 64, (256, 128, 64, 32, 16), (256, 128, 64, 32, 16), 256, "batch", 2),
+    # With the usual 256 in the pyramid the boxes alone would cost more than the whole segmentation.
+    "published": _Widths((64, 128, 256, 512, 512), 64, (256, 128, 64, 32, 16), (256, 128, 64, 32, 16), 128, "batch", 2),
 }
 
 

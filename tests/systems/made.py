@@ -36,7 +36,9 @@ def truth(system: str) -> dict[str, Any]:
     """Targets of ``image(system)``, by output."""
     mask = torch.zeros(2, 1, *SIZES[system])
     mask[0, :, 16:48, 24:56] = 1
-    box = {"box_index": torch.tensor([[15.5, 23.5, 47.5, 55.5]]), "label": torch.tensor([0])}
+    # One object for each of the detection head's levels, so that all of them learn.
+    sizes = torch.tensor([[15.5, 23.5, 47.5, 55.5], [31.5, 63.5, 47.5, 79.5], [-0.5, -0.5, 7.5, 7.5]])
+    box = {"box_index": sizes, "label": torch.tensor([0, 0, 0])}
     none = {"box_index": torch.zeros(0, 4), "label": torch.zeros(0, dtype=torch.long)}
     return {
         "unet_v2": {"pred": mask},
