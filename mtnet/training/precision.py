@@ -89,6 +89,7 @@ def _step_seconds(network: nn.Module, inputs: Tensor, setting: Setting) -> float
     _lay_out(network, layout)
     taken = []
     for _ in range(_STEPS):
+        network.zero_grad(set_to_none=True)
         begin = perf_counter()
         with _autocast(placed, getattr(torch, precision)):
             answers = network(placed)
