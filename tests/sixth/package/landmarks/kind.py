@@ -125,7 +125,9 @@ def keypoint_task(spec: OutputSpec) -> Task:
     def wants(sample: Sample) -> bool:
         return all(f"{label.name}_{axis}" in sample.values for label in spec.labels for axis in "ij")
 
-    def measure(answered: Answered) -> dict[str, Any]:
+    def measure(answered: Answered) -> dict[str, Any] | None:
+        if not wants(answered.sample):
+            return None
         away = []
         for label in spec.labels:
             truth = np.array([answered.sample.values[f"{label.name}_{axis}"] for axis in "ij"])
