@@ -39,8 +39,8 @@ def run(args: argparse.Namespace) -> int:
         BundleError: there is no such bundle.
     """
     from mtnet.bundle import find_bundle
-    from mtnet.cli.infer import progress_bar
     from mtnet.cli.results_table import print_outcome
+    from mtnet.cli.terminal import progress_bar
     from mtnet.phantoms import draw_chest
     from mtnet.phantoms.dicom import write_study
     from mtnet.predictor import Predictor

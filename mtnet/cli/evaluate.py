@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mtnet.cli.terminal import plain
+from mtnet.cli.terminal import plain, progress_bar
 
 if TYPE_CHECKING:
     from mtnet.evaluation.records import Evaluated
     from mtnet.evaluation.summary import Scores, Summary
+
+REPORT_FILE = "report.html"
 
 
 def add_parser(commands: Any) -> None:
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     from mtnet.evaluation import files
     from mtnet.evaluation.crop_baselines import crop_baselines
     from mtnet.evaluation.pictures import WorstMasks
-    from mtnet.evaluation.records import RECORDS_FILE, joined, read_records, write_records
+    from mtnet.evaluation.records import RECORDS_FILE, joined, read_records
     from mtnet.evaluation.run import evaluate
     from mtnet.evaluation.summary import summarise
     from mtnet.evaluation.tasks import tasks_of
@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
         "foreign": [name for name in args.foreign.split(",") if name],
         "options": ReadOptions(allow_outside=args.allow_outside),
     }
-    with progress_bar() as progress:
+    with progress_bar("sample") as progress:
         evaluated = evaluate(predictor, manifest, args.split, progress=progress, worst=kept, **asked)
         if rival is not None:
             earlier = evaluate(rival, manifest, args.split, progress=progress, **asked)
@@ -108,36 +108,41 @@ def run(args: argparse.Namespace) -> int:
     baselines = crop_baselines(evaluated, manifest)
     summary = summarise(evaluated, tasks_of(predictor.network.outputs), earlier, baselines)
     document = files.metrics_document(evaluated, summary, manifest)
-    args.out.mkdir(parents=True, exist_ok=True)
-    write_records(evaluated, args.out / RECORDS_FILE)
-    files.write_samples(evaluated, args.out / files.SAMPLES_FILE)
-    files.write_operating_points(evaluated, args.out / files.POINTS_FILE)
-    reported = _report(evaluated, summary, args.out / "report.html", kept.pictures() if kept else {})
-    files.write_metrics(document, args.out / files.METRICS_FILE)
+    written = _write(evaluated, summary, document, args.out, kept.pictures() if kept else {})
     if args.json:
         print(json.dumps(document, indent=1))
     else:
         _print(evaluated, summary)
-        print(f"\nwritten to {args.out}: {', '.join(sorted(path.name for path in args.out.iterdir()))}")
-    if not reported:
+        print(f"\nwritten to {args.out}: {', '.join(written)}")
+    if REPORT_FILE not in written:
         print("no report.html: its plots need matplotlib; pip install 'mtnet[report]'.", file=sys.stderr)
     for one in evaluated.refused:
         print(plain(f"refused: {one.id}: {one.reason}"), file=sys.stderr)
     return 1 if evaluated.refused else 0
 
 
-def _report(evaluated: Evaluated, summary: Summary, path: Path, pictures: dict[str, bytes]) -> bool:
-    """Whether it could be written."""
+def _write(
+    evaluated: Evaluated, summary: Summary, document: dict[str, Any], out: Path, pictures: dict[str, bytes]
+) -> list[str]:
+    """The names of what was written; without matplotlib there is no report."""
     from importlib.util import find_spec
 
+    from mtnet.evaluation import files
     from mtnet.evaluation.plots import plots_of
+    from mtnet.evaluation.records import RECORDS_FILE, write_records
     from mtnet.evaluation.report import write_report
     from mtnet.evaluation.summary import main_samples
 
-    if find_spec("matplotlib") is None:
-        return False
-    write_report(evaluated, summary, path, plots_of(main_samples(evaluated)), pictures)
-    return True
+    out.mkdir(parents=True, exist_ok=True)
+    written = [RECORDS_FILE, files.SAMPLES_FILE, files.POINTS_FILE, files.METRICS_FILE]
+    write_records(evaluated, out / RECORDS_FILE)
+    files.write_samples(evaluated, out / files.SAMPLES_FILE)
+    files.write_operating_points(evaluated, out / files.POINTS_FILE)
+    if find_spec("matplotlib") is not None:
+        write_report(evaluated, summary, out / REPORT_FILE, plots_of(main_samples(evaluated)), pictures)
+        written.append(REPORT_FILE)
+    files.write_metrics(document, out / files.METRICS_FILE)
+    return written
 
 
 def _print(evaluated: Evaluated, summary: Summary) -> None:
@@ -178,22 +183,3 @@ def _print_scores(scores: Scores) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     for row in rows:
         print("  ".join(plain(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-@contextmanager
-def progress_bar() -> Iterator[Callable[[int, int], None] | None]:
-    """A bar of samples on standard error, when that is a terminal."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from tqdm import tqdm
-
-    with tqdm(unit="sample", leave=False, file=sys.stderr) as bar:
-
-        def tell(done: int, total: int) -> None:
-            bar.total = total
-            bar.n = done
-            bar.refresh()
-
-        shown: Callable[[int, int], None] = tell
-        yield shown

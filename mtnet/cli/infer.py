@@ -5,15 +5,11 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mtnet.cli.results_table import print_outcome
-
-if TYPE_CHECKING:
-    from mtnet.predictor import Progress
+from mtnet.cli.terminal import progress_bar
 
 FAST_HELP = (
     "no overlap of windows and half precision where the device does it well; on drawn chests and a CPU with bfloat16 a "
@@ -159,22 +155,3 @@ def mebibytes(text: str) -> int:
     if count < 1:
         raise argparse.ArgumentTypeError(f"{text} is no number of MiB; give 1 or more")
     return count << 20
-
-
-@contextmanager
-def progress_bar() -> Iterator[Progress | None]:
-    """A bar of windows on standard error, when that is a terminal."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from tqdm import tqdm
-
-    with tqdm(unit="window", leave=False, file=sys.stderr) as bar:
-
-        def tell(done: int, total: int) -> None:
-            bar.total = total
-            bar.n = done
-            bar.refresh()
-
-        shown: Callable[[int, int], None] = tell
-        yield shown

@@ -43,7 +43,7 @@ def metrics(records: Sequence[Record | None]) -> dict[str, Metric]:
     that occur or are answered), ``auroc`` and ``ap`` (of two classes those of the second; of more the mean of each
     against the rest), ``brier`` (of two classes the squared error of the second's probability; of more the sum over
     classes), ``ece`` (15 bins of equal width of the highest probability, Guo et al. 2017), and for each class
-    ``auroc_<class>`` and ``f1_<class>``. The answer is the most probable class.
+    ``f1_<class>`` and, of more than two, ``auroc_<class>``. The answer is the most probable class.
     """
     names, rows, probability, target = arrays(records)
     if not len(rows):
@@ -73,10 +73,9 @@ def metrics(records: Sequence[Record | None]) -> dict[str, Metric]:
         "brier": Metric(rows, lambda w: float(w @ squared / w.sum()) if w.sum() else float("nan"), better="lower"),
         "ece": Metric(rows, lambda w: calibration_error(probability, target, w), better="lower"),
     }
-    for k, name in enumerate(names):
-        found[f"auroc_{name}"] = Metric(rows, rankings[k].auroc)
-        found[f"f1_{name}"] = f1_of(k)
-    return found
+    if count > 2:
+        found |= {f"auroc_{name}": Metric(rows, rankings[k].auroc) for k, name in enumerate(names)}
+    return found | {f"f1_{name}": f1_of(k) for k, name in enumerate(names)}
 
 
 def confusion(
