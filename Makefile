@@ -3,11 +3,15 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.made-from
+LABEL_VENV := .venv-label
+LABEL_PY := $(LABEL_VENV)/bin/python
+LABEL_STAMP := $(LABEL_VENV)/.made-from
+PORT ?= 8000
 PHANTOM_SEEDS ?= 20
 
 export PYTHONHASHSEED := 0
 
-.PHONY: help env judges demo test check lint types layers unit soak bench bench-cuda gpu-pack bench-reading scoreboard score-phantoms verbs weights clean
+.PHONY: help env label-env label test-older judges demo test check lint types layers unit soak bench bench-cuda gpu-pack bench-reading scoreboard score-phantoms verbs weights clean
 
 help:
 	@echo "make demo            environment, then the main job on a drawn chest CT study: no download of data, no GPU"
@@ -21,6 +25,8 @@ help:
 	@echo "make verbs           every verb of MONAI's command on every bundle, into docs/verbs.md"
 	@echo "make score-phantoms  sensitivity and false boxes on held-out phantoms"
 	@echo "make weights         train the chest-CT bundle on drawn data (hours; goes on where it stopped)"
+	@echo "make label           MONAI Label on a bundle: BUNDLE=name-or-folder STUDIES=folder [PORT=8000]"
+	@echo "make test-older      reading and writing with the older versions that MONAI Label needs"
 	@echo "make soak            what is too long for make test"
 
 env: $(STAMP)
@@ -40,6 +46,28 @@ $(STAMP): constraints.txt setup.cfg
 	}
 	@cp constraints.txt $(STAMP)
 
+label-env: $(LABEL_STAMP)
+
+# The older versions. What is listed is installed as it is: pip takes minutes to find that sam2, which MONAI Label
+# declares and never imports here, fits nothing. torch comes with what it depends on, which differs between machines.
+$(LABEL_STAMP): constraints-label.txt setup.cfg
+	@if [ ! -x $(LABEL_PY) ] || ! cmp -s constraints-label.txt $(LABEL_STAMP); then \
+		rm -rf $(LABEL_VENV) && $(PYTHON) -m venv $(LABEL_VENV) && \
+		$(LABEL_PY) -m pip install --quiet -c constraints-label.txt torch setuptools wheel && \
+		$(LABEL_PY) -m pip install --quiet --no-deps --no-build-isolation -r constraints-label.txt && \
+		$(LABEL_PY) -m pip install --quiet --no-deps --no-build-isolation -e .; \
+	fi
+	@$(LABEL_PY) -c 'import torchvision' 2>/dev/null || { \
+		SITE=$$($(LABEL_PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
+		cp environment/torchvision_on_cpu.py "$$SITE" && \
+		echo 'import torchvision_on_cpu' > "$$SITE/torchvision_on_cpu.pth" && \
+		$(LABEL_PY) -c 'import torchvision'; \
+	}
+	@cp constraints-label.txt $(LABEL_STAMP)
+
+label: label-env
+	@$(LABEL_PY) -m mtnet.hosts.label.start --bundle "$(BUNDLE)" --studies "$(STUDIES)" --port $(PORT)
+
 # DICOM judges that are no Python packages.
 judges:
 	@command -v dciodvfy >/dev/null || { apt-get update -qq && apt-get install -y -qq dicom3tools >/dev/null; }
@@ -57,10 +85,14 @@ types: env
 layers: env
 	@$(VENV)/bin/lint-imports
 
-unit: env judges
+unit: env label-env judges
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadgroup
 
-test: lint types layers unit
+# What reads and writes, where versions differ most.
+test-older: label-env judges
+	@OMP_NUM_THREADS=1 $(LABEL_PY) -m pytest -n 2 tests/structures tests/io tests/results
+
+test: lint types layers unit test-older
 
 check: env
 	@$(PY) -m pytest -m "not slow and not study"
@@ -97,4 +129,4 @@ weights: env
 	@$(PY) -m monai.bundle run --config_file bundles/chest_ct_multitask/configs/train.json
 
 clean:
-	rm -rf $(VENV) out build dist *.egg-info
+	rm -rf $(VENV) $(LABEL_VENV) out build dist *.egg-info

@@ -45,16 +45,17 @@ _MONAI_TRANSFORMS = (
 )
 
 _SYSTEMS = ("chest_ct", "yolo_med", "breast_ultrasound", "unet_v2", "res_mtnet")
-_FUNCTIONS = ("network", "preprocessing", "inferer", "postprocessing")
+_OF_SYSTEMS = ("network", "preprocessing", "inferer")
+_FUNCTIONS = (*_OF_SYSTEMS, "postprocessing")
 
 ALLOWED: frozenset[str] = frozenset(
     [
         *(f"monai.transforms.{name}" for name in _MONAI_TRANSFORMS),
         "monai.inferers.SimpleInferer",
+        "mtnet.hosts.answers.HostAnswersd",
         "mtnet.inference.MultiTaskInferer",
         "mtnet.io.loader.LoadImageStudyd",
-        *(f"mtnet.systems.{system}.{function}" for system in _SYSTEMS for function in _FUNCTIONS),
-        "mtnet.transforms.DrawNoduled",
+        *(f"mtnet.systems.{system}.{function}" for system in _SYSTEMS for function in _OF_SYSTEMS),
         "mtnet.transforms.NodulePatchd",
         "mtnet.transforms.PictureChannelsd",
         "mtnet.transforms.PictureRanged",
@@ -62,8 +63,8 @@ ALLOWED: frozenset[str] = frozenset(
         "mtnet.transforms.SplitOutputsd",
     ]
 )
-"""Every name of ours and MONAI's that a bundle may have built for it. Beside these there are the same four functions of
-the systems that installed packages declare; nothing else is imported on a bundle's word."""
+"""Every name of ours and MONAI's that a bundle may have built for it. Beside these there are four functions of the
+systems that installed packages declare; nothing else is imported on a bundle's word."""
 
 SYSTEM_GROUP = "mtnet.systems"
 """Entry-point group of further systems: an entry's value is a module that has some of ``network``, ``preprocessing``,

@@ -70,20 +70,16 @@ class Predictor:
         device: str = "cpu",
         domain: InputDomain | None = None,
     ) -> None:
-        import torch
+        from mtnet.inference.memory_layout import kernel_dims, lay_out
 
         self.preprocessing = without_loader(preprocessing)
         self.patch = patch_of(self.preprocessing)
-        kernel_dims = _kernel_dims(network)
         # The planes of a network of points are cut from a volume, so what is read may have more dimensions than it.
-        self.spatial_dims = domain.spatial_dims if domain else 3 if self.patch else kernel_dims
+        self.spatial_dims = domain.spatial_dims if domain else 3 if self.patch else kernel_dims(network)
         if self.patch is not None:
             _check_points(network, self.spatial_dims)
-        # Channels last is faster for convolutions on a CPU; on CUDA it has not been measured.
-        last = torch.channels_last if kernel_dims == 2 else torch.channels_last_3d
-        layout = last if device == "cpu" else torch.contiguous_format
-        network.eval().to(device=device)
-        self.network: MultiTaskNet = network.to(memory_format=layout)  # type: ignore[call-overload]
+        lay_out(network.eval(), device)
+        self.network = network
         self.inferer = inferer
         self.inferer.device = device
         # Without boxes the parts of the mask are the lesions of an image, and their probability is the score.
@@ -389,11 +385,6 @@ def _kind_of_places(options: ReadOptions) -> str:
     if options.points is None:
         return "middle of the crop"
     return "lesions of an earlier run" if options.points.of_lesions else "given"
-
-
-def _kernel_dims(network: MultiTaskNet) -> int:
-    """What the first kernel of the network tells, and 3 where there is none."""
-    return next((weight.ndim - 2 for weight in network.parameters() if weight.ndim in (4, 5)), 3)
 
 
 def _check_points(network: MultiTaskNet, spatial_dims: int) -> None:

@@ -11,11 +11,14 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.inferers import Inferer
+from monai.utils import MetaKeys
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
+from mtnet.inference.dropout import under_dropout
 from mtnet.inference.engine import Progress, run
 from mtnet.inference.memory import is_out_of_memory
+from mtnet.inference.memory_layout import lay_out
 from mtnet.inference.plan import Detections, Importance, Outputs, Plan
 from mtnet.inference.precision import Precision
 from mtnet.inference.region import Region, RegionResult
@@ -24,7 +27,11 @@ from mtnet.inference.windows import pad_to_window
 from mtnet.structures import Geometry, OutputSpec
 
 Layout = Literal["batch", "list"]
-DenseForm = Literal["logits", "probabilities", "labels"]
+DenseForm = Literal["logits", "probabilities", "labels", "source"]
+UNDER_DROPOUT = "under_dropout"
+"""Key that marks answers of a network in training mode, which hosts score for how sure it is."""
+PROBABILITIES = "_probabilities"
+"""Ending of the key of the probabilities behind a label map."""
 
 
 class MultiTaskInferer(Inferer):  # type: ignore[misc]  # MONAI is not typed
@@ -48,8 +55,11 @@ class MultiTaskInferer(Inferer):  # type: ignore[misc]  # MONAI is not typed
         mode: ``gaussian`` or ``constant`` importance.
         cval: value of the padding at the high end, where the input is no whole number of windows and cells.
         layout: ``batch``, or ``list`` for one dict an item without the batch axis, which MONAI Deploy needs.
-        dense: ``logits`` (raw blended values, for a config that activates them itself), ``probabilities``, or
-            ``labels`` (``(B, 1, *S)``).
+        dense: ``logits`` (raw blended values, for a config that activates them itself), ``probabilities``,
+            ``labels`` (``(B, 1, *S)``), or ``source``: labels on the grid that the image was loaded on, as its metadata
+            tell it, for hosts. Of 2D images there are also the probabilities behind them, ``<name>_probabilities``. A
+            network in training mode then runs with its dropout alone in that mode and gives the probabilities in place
+            of the labels, and ``under_dropout``: entropy is not one of labels.
         precision: ``float32``, ``bfloat16`` or ``float16``.
         runtime: ``eager``, ``compile`` or ``openvino``; what was compiled for a network serves all images after it.
         memory_limit_bytes: of the network's device, beyond what is taken when an image starts; None for no limit.
@@ -120,16 +130,31 @@ class MultiTaskInferer(Inferer):  # type: ignore[misc]  # MONAI is not typed
         Raises:
             ValueError: the network does not say what its outputs are.
         """
-        view = _View(network, self.dense, args, kwargs)
+        on_source = self.dense == "source"
+        scored = False
+        if on_source and isinstance(network, nn.Module):
+            scored = network.training
+            network = under_dropout(network) if scored else network
+            lay_out(network, self.device or str(inputs.device))
+        view = _View(network, "probabilities" if scored else self.dense, args, kwargs)
         images = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
+        drawn = on_source and isinstance(inputs, MetaTensor) and any(spec.kind == "dense" for spec in view.outputs)
         items = []
         for number, image in enumerate(images.split(1)):
-            grid = _grid_of(inputs, number) if isinstance(inputs, MetaTensor) and image.ndim == 5 else None
-            outputs, _ = self.outputs_of(image, view, grid=grid)
+            gridded = drawn or (isinstance(inputs, MetaTensor) and image.ndim == 5)
+            outputs, _ = self.outputs_of(
+                image,
+                view,
+                grid=_grid_of(inputs, number) if gridded else None,
+                target=source_grid(inputs, number) if drawn else None,
+                keep_probabilities=on_source and image.ndim == 4,
+            )
             items.append(_tensors(outputs, view.outputs, images.device))
+            if scored:
+                items[-1][UNDER_DROPOUT] = torch.ones(1)
         rows = {name: max(1, *(item[name].shape[0] for item in items)) for name in _row_names(view.outputs)}
         batch = {name: torch.stack([_filled(item[name], rows.get(name)) for item in items]) for name in items[0]}
-        if isinstance(inputs, MetaTensor):
+        if isinstance(inputs, MetaTensor) and not on_source:
             for spec in view.outputs:
                 if spec.kind == "dense":
                     batch[spec.name] = MetaTensor(batch[spec.name]).copy_meta_from(inputs, copy_attr=False)
@@ -146,6 +171,7 @@ class MultiTaskInferer(Inferer):  # type: ignore[misc]  # MONAI is not typed
         target: Geometry | None = None,
         progress: Progress | None = None,
         on_region: Callable[[RegionResult | None], None] | None = None,
+        keep_probabilities: bool = False,
     ) -> tuple[Outputs, RegionResult | None]:
         """Every output of ``network`` for one image, dense ones on ``target``, and the region that was looked at.
 
@@ -156,10 +182,13 @@ class MultiTaskInferer(Inferer):  # type: ignore[misc]  # MONAI is not typed
             target: grid of the dense outputs; that of the image by default.
             progress: called with windows done and windows to do.
             on_region: called with the region before the network runs; what it raises keeps it from running.
+            keep_probabilities: also those behind label maps, as ``Plan.keep_probabilities`` always does.
         """
         padded, valid, window = self.padded(image, network)
         device = self.device or str(image.device)
         plan = replace(self.plan, window=window, valid_shape=valid, device=device, grid=grid, target=target)
+        if keep_probabilities:
+            plan = replace(plan, keep_probabilities=True)
         region = None
         if self.region is not None and grid is not None and image.ndim == 5:
             region = self.region.of(padded[0, 0], grid, valid)
@@ -277,7 +306,22 @@ class _View:
 def _grid_of(images: MetaTensor, number: int) -> Geometry:
     """Geometry of one item of a batch, whose affines MONAI keeps one for all or one each."""
     affine = images.affine if images.affine.ndim == 2 else images.affine[number]
-    return Geometry.from_ras(images.shape[2:], affine.cpu().numpy())
+    return grid_from_ras(images.shape[2:], affine.cpu().numpy())
+
+
+def source_grid(images: MetaTensor, number: int = 0) -> Geometry | None:
+    """The grid that an image was loaded on, as the metadata of MONAI's loaders tell it; None where they don't.
+
+    Args:
+        images: an image, or a batch whose metadata MONAI keeps one for all or one each.
+        number: of the item in the batch.
+    """
+    shape, affine = images.meta.get(MetaKeys.SPATIAL_SHAPE), images.meta.get(MetaKeys.ORIGINAL_AFFINE)
+    if shape is None or affine is None:
+        return None
+    sizes, matrix = np.asarray(shape), np.asarray(affine, np.float64)
+    sizes = sizes[number] if sizes.ndim == 2 else sizes
+    return grid_from_ras(sizes.tolist(), matrix[number] if matrix.ndim == 3 else matrix)
 
 
 def grid_from_ras(shape: Sequence[int], affine_ras: NDArray[np.float64]) -> Geometry:
@@ -295,7 +339,7 @@ def grid_from_ras(shape: Sequence[int], affine_ras: NDArray[np.float64]) -> Geom
 
 
 def _as_wanted(spec: OutputSpec, dense: DenseForm) -> OutputSpec:
-    if spec.kind != "dense" or dense == "labels":
+    if spec.kind != "dense" or dense in ("labels", "source"):
         return spec
     if dense == "probabilities":
         return replace(spec, labels=(), background=0.0)
@@ -312,7 +356,10 @@ def _tensors(outputs: Outputs, specs: Sequence[OutputSpec], device: torch.device
     made: dict[str, Tensor] = {}
     for spec in specs:
         if spec.name in outputs.dense:
-            made[spec.name] = torch.from_numpy(outputs.dense[spec.name].array).contiguous()
+            dense = outputs.dense[spec.name]
+            made[spec.name] = torch.from_numpy(dense.array).contiguous()
+            if dense.probabilities is not None:
+                made[f"{spec.name}{PROBABILITIES}"] = torch.from_numpy(dense.probabilities).contiguous()
         elif spec.name in outputs.boxes:
             made[spec.name] = _rows(outputs.boxes[spec.name])
         elif spec.name in outputs.global_:

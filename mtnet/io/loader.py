@@ -1,4 +1,4 @@
-"""The ``LoadImaged`` of mtnet's configs: MONAI's transform over ``mtnet.io.read``. No other io module needs MONAI."""
+"""The loader of mtnet's configs: a MONAI transform over ``mtnet.io.read``. No other io module needs MONAI."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from monai.config import DtypeLike, KeysCollection
 from monai.data import ImageReader, MetaTensor
-from monai.transforms import EnsureChannelFirst, LoadImaged, MapTransform
+from monai.transforms import EnsureChannelFirst, MapTransform
 from monai.utils import ImageMetaKey, MetaKeys, SpaceKeys, ensure_tuple
 
 from mtnet.io.limits import Limits
@@ -125,12 +125,13 @@ def as_loaded(image: Image) -> MetaTensor:
     return MetaTensor.ensure_torch_and_prune_meta(array.astype(np.float32, copy=False), meta)
 
 
-class LoadImageStudyd(LoadImaged):  # type: ignore[misc]  # MONAI is not followed by mypy
-    """``LoadImaged`` that reads with ``StudyReader`` and nothing else; usable in any bundle config by ``_target_``.
+class LoadImageStudyd(MapTransform):  # type: ignore[misc]  # MONAI is not followed by mypy
+    """Loads as ``LoadImaged`` does, with ``StudyReader`` and nothing else; usable in any bundle config by ``_target_``.
 
     The loaded item is a ``MetaTensor`` with RAS affine; ``meta["input_report"]`` and ``meta["series_choices"]`` are
     JSON text, so that batches of them collate. MONAI's own readers are not even made: one of them changes pydicom's
-    decoders when it is.
+    decoders when it is. It is no subclass of ``LoadImaged``: MONAI Label wraps each of those in a loader of its own,
+    which wants every key.
 
     Args:
         keys: keys of the items that hold a path.
@@ -157,18 +158,10 @@ class LoadImageStudyd(LoadImaged):  # type: ignore[misc]  # MONAI is not followe
         ensure_channel_first: bool = False,
         allow_missing_keys: bool = False,
     ) -> None:
-        MapTransform.__init__(self, keys, allow_missing_keys)
+        super().__init__(keys, allow_missing_keys)
         self.reader = StudyReader(rule, series_uid=series_uid, strict=strict, repair=repair, limits=limits)
         self.dtype = dtype
         self.ensure_channel_first = ensure_channel_first
-
-    def register(self, reader: ImageReader) -> None:
-        """Not offered.
-
-        Raises:
-            TypeError: always; another reader would be asked where this one refuses.
-        """
-        raise TypeError(f"LoadImageStudyd reads with StudyReader alone; use LoadImaged for {type(reader).__name__}.")
 
     def __call__(self, data: Mapping[Hashable, Any], reader: ImageReader | None = None) -> dict[Hashable, Any]:
         """Load every key of ``data``.

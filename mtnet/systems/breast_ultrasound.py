@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from mtnet.structures import Code, Label, OutputSpec
-from mtnet.systems.pictures import mask_and_json, whole_image
+from mtnet.systems.pictures import whole_image
 
 if TYPE_CHECKING:
     from monai.transforms import Compose
@@ -143,11 +143,6 @@ def preprocessing(size: Sequence[int] = SIZE, in_channels: int = 3, load: bool =
 
 inferer = whole_image
 """The whole image at once, since its class is one of the whole image; see ``whole_image``."""
-
-
-def postprocessing() -> Compose:
-    """For hosts that show one label map: ``pred`` becomes labels, the classes go into ``result`` as JSON."""
-    return mask_and_json(SEGMENTATION.threshold, CLASSIFICATION.name)
 
 
 def loss(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from monai.transforms import Compose
 
     from mtnet.inference import MultiTaskInferer
+    from mtnet.inference.inferer import DenseForm
     from mtnet.inference.precision import Precision
     from mtnet.losses import MultiTaskLoss
     from mtnet.nets import VGG13, MultiTaskNet, ResNetEncoder
@@ -192,7 +193,7 @@ def inferer(
     window: Sequence[int] = WINDOW,
     precision: Precision = "float32",
     layout: Literal["batch", "list"] = "batch",
-    dense: Literal["logits", "probabilities", "labels"] = "logits",
+    dense: DenseForm = "logits",
 ) -> MultiTaskInferer:
     """The window engine over the lung field, with this system's window.
 
@@ -215,22 +216,6 @@ def inferer(
         layout=layout,
         dense=dense,
         region=Region(region, HU_WINDOW),
-    )
-
-
-def postprocessing() -> Compose:
-    """For hosts that show one label map: ``pred`` becomes labels, boxes and classes go into ``result`` as JSON."""
-    from monai.transforms import AsDiscreted, Compose
-
-    from mtnet.transforms import ResultJsond, SplitOutputsd
-
-    others = [f"pred_{spec.name}" for spec in (DETECTION, CLASSIFICATION)]
-    return Compose(
-        [
-            SplitOutputsd(keys="pred"),
-            AsDiscreted(keys="pred", argmax=True),
-            ResultJsond(keys=others, allow_missing_keys=True),
-        ]
     )
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from monai.transforms import Compose
 
     from mtnet.inference import MultiTaskInferer
+    from mtnet.inference.inferer import DenseForm
     from mtnet.inference.precision import Precision
     from mtnet.losses import MultiTaskLoss
     from mtnet.nets import MultiTaskNet
@@ -171,38 +172,21 @@ def preprocessing(spatial_dims: int = 2, load: bool = True) -> Compose:
 
 
 def inferer(
-    batch: int = 1, precision: Precision = "float32", layout: Literal["batch", "list"] = "batch"
+    batch: int = 1,
+    precision: Precision = "float32",
+    layout: Literal["batch", "list"] = "batch",
+    dense: DenseForm = "logits",
 ) -> MultiTaskInferer:
     """The whole patch at once.
 
     Args:
         batch: patches in one pass.
         precision: ``float32``, ``bfloat16`` or ``float16``.
-        layout: see ``MultiTaskInferer``.
+        layout, dense: see ``MultiTaskInferer``.
     """
     from mtnet.inference import MultiTaskInferer
 
-    return MultiTaskInferer(None, 0.0, batch, precision=precision, layout=layout)
-
-
-def postprocessing() -> Compose:
-    """For hosts that show one label map: ``pred`` becomes a disc or ball of the measured diameter in its class.
-
-    The probabilities and measures go into ``result`` as JSON.
-    """
-    from monai.transforms import Compose, CopyItemsd
-
-    from mtnet.transforms import DrawNoduled, ResultJsond, SplitOutputsd
-
-    told = [f"pred_{spec.name}" for spec in (DIAMETER, RATING)]
-    return Compose(
-        [
-            SplitOutputsd(keys="pred"),
-            CopyItemsd(keys="pred", names="pred_suspicion"),
-            DrawNoduled(keys="pred", diameter=f"pred_{DIAMETER.name}"),
-            ResultJsond(keys=["pred_suspicion", *told], allow_missing_keys=True),
-        ]
-    )
+    return MultiTaskInferer(None, 0.0, batch, precision=precision, layout=layout, dense=dense)
 
 
 def loss(

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from mtnet.structures import Code, Label, OutputSpec
-from mtnet.systems.pictures import mask_and_json, whole_image
+from mtnet.systems.pictures import whole_image
 
 if TYPE_CHECKING:
     from monai.transforms import Compose
@@ -134,17 +134,6 @@ def preprocessing(size: Sequence[int] = SIZE, in_channels: int = 3, load: bool =
 
 inferer = whole_image
 """The whole image at once, padded to a multiple of 32; see ``whole_image``."""
-
-
-def postprocessing(labels: Sequence[Label] = (POLYP,)) -> Compose:
-    """For hosts that show one label map: ``pred`` becomes labels."""
-    if len(labels) == 1:
-        return mask_and_json(SEGMENTATION.threshold)
-    from monai.transforms import AsDiscreted, Compose
-
-    from mtnet.transforms import SplitOutputsd
-
-    return Compose([SplitOutputsd(keys="pred"), AsDiscreted(keys="pred", argmax=True)])
 
 
 def loss(

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from mtnet.structures import Code, Label, OutputSpec
-from mtnet.systems.pictures import mask_and_json, whole_image
+from mtnet.systems.pictures import whole_image
 
 if TYPE_CHECKING:
     from monai.transforms import Compose
@@ -150,11 +150,6 @@ def preprocessing(size: int = SIZE["compact"], in_channels: int = 3, load: bool 
 
 inferer = whole_image
 """The whole image at once, padded to a multiple of 32; see ``whole_image``."""
-
-
-def postprocessing() -> Compose:
-    """For hosts that show one label map: ``pred`` becomes labels, the boxes go into ``result`` as JSON."""
-    return mask_and_json(SEGMENTATION.threshold, DETECTION.name)
 
 
 def loss(

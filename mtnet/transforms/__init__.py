@@ -1,13 +1,12 @@
 """MONAI-style transforms of ours."""
 
 from mtnet.transforms.hosts import ResultJsond, SplitOutputsd
-from mtnet.transforms.nodule_patch import AT, LARGEST_CROP_MM, DrawNoduled, NodulePatchd
+from mtnet.transforms.nodule_patch import AT, LARGEST_CROP_MM, NodulePatchd
 from mtnet.transforms.pictures import MaskPictured, PictureChannelsd, PictureRanged, picture_chain
 
 __all__ = [
     "AT",
     "LARGEST_CROP_MM",
-    "DrawNoduled",
     "MaskPictured",
     "NodulePatchd",
     "PictureChannelsd",

@@ -1,4 +1,4 @@
-"""What surrounds one point of a volume, at a fixed field of view; and a lesion drawn back from its measures."""
+"""What surrounds one point of a volume, at a fixed field of view."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
+from monai.utils import MetaKeys
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.nn import functional as F
 
 AT = "at_lps_mm"
@@ -102,11 +102,14 @@ class NodulePatchd(MapTransform):  # type: ignore[misc]  # MONAI is not typed
         cube = F.grid_sample(values[None], place[None], mode="bilinear", padding_mode="border", align_corners=True)[0]
         ras = np.eye(4)
         ras[:3, :3], ras[:3, 3] = _RAS_OF_LPS @ np.diag(step), _RAS_OF_LPS @ first
+        # What tells where the volume came from stays: answers go back onto its grid.
+        own = (MetaKeys.AFFINE, MetaKeys.ORIGINAL_CHANNEL_DIM)
+        kept = {key: value for key, value in volume.meta.items() if key not in own}
         if self.planes is None:
-            return MetaTensor(cube, affine=torch.from_numpy(ras))
+            return MetaTensor(cube, affine=torch.from_numpy(ras), meta=kept)
         # (1, x, y, z) to planes x rows x columns; the affine is that of the plane, axes y and x.
         flat = np.array([[0, ras[0, 0], ras[0, 3]], [ras[1, 1], 0, ras[1, 3]], [0, 0, 1]])
-        return MetaTensor(cube[0].permute(2, 1, 0).contiguous(), affine=torch.from_numpy(flat))
+        return MetaTensor(cube[0].permute(2, 1, 0).contiguous(), affine=torch.from_numpy(flat), meta=kept)
 
     def _grid(self, centre: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64], list[int]]:
         """First point, step and number of points along left, posterior and up, in mm."""
@@ -114,50 +117,3 @@ class NodulePatchd(MapTransform):  # type: ignore[misc]  # MONAI is not typed
         counts = [edge, edge, edge if self.planes is None else self.planes]
         step = np.array([self.step_mm, self.step_mm, self.step_mm if self.planes is None else self.plane_mm])
         return centre - step * (np.array(counts) - 1) / 2, step, counts
-
-
-class DrawNoduled(MapTransform):  # type: ignore[misc]  # MONAI is not typed
-    """A label map from what a network says of a patch: a disc or ball of the measured diameter, in its class.
-
-    For hosts that show label maps. The class under the key, one probability each, becomes 1 for the first, 2 for the
-    second... around the middle of the patch, 0 elsewhere.
-
-    Args:
-        keys: of the class probabilities ``(C,)``.
-        diameter: key of the diameter in mm, its first value.
-        reference: key of the patch ``(channels, *S)``, whose affine tells its spacing.
-        allow_missing_keys: pass over keys that an item lacks.
-    """
-
-    def __init__(
-        self,
-        keys: KeysCollection = "pred",
-        diameter: str = "pred_diameter",
-        reference: str = "image",
-        allow_missing_keys: bool = False,
-    ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.diameter = diameter
-        self.reference = reference
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return a copy of ``data`` whose keys hold label maps ``(1, *S)`` on the grid of the patch."""
-        drawn = dict(data)
-        for key in self.key_iterator(drawn):
-            patch: MetaTensor = drawn[self.reference]
-            radius_mm = float(drawn[self.diameter].flatten()[0]) / 2
-            value = int(drawn[key].flatten().argmax()) + 1
-            drawn[key] = MetaTensor(_ball(patch, radius_mm) * value, affine=patch.affine)
-        return drawn
-
-
-def _ball(patch: MetaTensor, radius_mm: float) -> Tensor:
-    """``(1, *S)``: 1 within the radius of the middle of ``(channels, *S)``."""
-    shape = patch.shape[1:]
-    columns = patch.affine[: len(shape), : len(shape)]
-    spacing = columns.square().sum(0).sqrt().tolist()
-    squared = torch.zeros(shape, dtype=torch.float64)
-    for axis, (n, step) in enumerate(zip(shape, spacing, strict=True)):
-        away = (torch.arange(n, dtype=torch.float64) - (n - 1) / 2) * step
-        squared = squared + away.square().reshape([-1 if a == axis else 1 for a in range(len(shape))])
-    return (squared <= max(radius_mm, 0.0) ** 2)[None].to(torch.uint8)

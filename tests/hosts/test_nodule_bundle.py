@@ -123,7 +123,8 @@ def test_monais_evaluator_takes_each_place_as_an_item(volume: Path, tmp_path: Pa
     evaluator.add_event_handler("ITERATION_COMPLETED", lambda engine: seen.extend(engine.state.output))
     evaluator.run()
     assert len(seen) == 2
-    for item in seen:
-        assert item["pred"].shape == (1, 64, 64) and set(item["pred"].unique().tolist()) <= {0, 1, 2}
-        assert len(item["result"]["pred_suspicion"]) == 2
+    for item, place in zip(seen, PLACES, strict=True):
+        (lesion,) = item["result"]["lesions"]
+        assert lesion["centre_lps_mm"] == pytest.approx(place) and "diameter_mm" in lesion["measured"]
+        assert item["pred"].shape[1:] == nibabel.load(volume).shape and item["pred"].max() in (1, 2)
     assert not torch.equal(seen[0]["image"], seen[1]["image"])

@@ -49,9 +49,9 @@ def assert_tells_its_place(image: MetaTensor, tolerance_hu: float) -> None:
     np.testing.assert_allclose(image.numpy().reshape(shape), expected, atol=tolerance_hu)
 
 
-def test_it_is_a_load_imaged_that_gives_what_monais_readers_give(tmp_path: Path) -> None:
+def test_it_gives_what_monais_readers_give_and_is_not_wrapped_by_hosts(tmp_path: Path) -> None:
     loader = LoadImageStudyd("image")
-    assert isinstance(loader, LoadImaged)
+    assert not isinstance(loader, LoadImaged)
     image = loader({"image": str(write_study(tmp_path))})["image"]
     assert isinstance(image, MetaTensor)
     assert image.shape == (14, 12, 10) and image.dtype == torch.float32

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
 
-from mtnet.systems.res_mtnet import inferer, loss, network, postprocessing, preprocessing
+from mtnet.systems.res_mtnet import inferer, loss, network, preprocessing
 from tests.systems.made import image, parameters, perturbed, truth
 
 
@@ -93,18 +91,3 @@ def test_a_study_and_a_point_become_what_the_network_takes(dims, shape):
         answers = inferer()(made[None], network(spatial_dims=dims).eval())
     assert answers["pred"].shape == (1, 2) and float(answers["pred"].sum()) == pytest.approx(1)
     assert answers["diameter"].shape == (1, 1)
-
-
-def test_postprocessing_draws_the_measured_size_in_the_class_and_tells_the_numbers():
-    patch = preprocessing(2, load=False)({"image": study()})["image"]
-    said = {"pred": torch.tensor([0.2, 0.8]), "diameter": torch.tensor([11.0]), "reader_rating": torch.tensor([4.0])}
-    drawn = postprocessing()({"image": patch, "pred": said})
-    area_mm2 = float((drawn["pred"] == 2).sum()) * (22 / 64) ** 2
-    assert area_mm2 == pytest.approx(np.pi * 5.5**2, rel=0.02)
-    assert drawn["pred"].shape == (1, 64, 64) and set(drawn["pred"].unique().tolist()) == {0, 2}
-    told = json.loads(json.dumps(drawn["result"]))
-    assert told == {
-        "pred_suspicion": pytest.approx([0.2, 0.8]),
-        "pred_diameter": [11.0],
-        "pred_reader_rating": [4.0],
-    }

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
-from monai.transforms import AsDiscreted, Compose, MapTransform
+from monai.transforms import AsDiscreted, Compose
 
-from mtnet.systems.chest_ct import postprocessing
 from mtnet.transforms import ResultJsond, SplitOutputsd
 
 
@@ -57,21 +56,6 @@ def test_the_result_is_json_and_keeps_what_was_there():
         "text": "nodule",
     }
     assert before == {"latency": 1.5} and torch.is_tensor(told["boxes"])
-
-
-def test_hosts_that_look_at_the_first_transform_see_one_for_dicts():
-    assert isinstance(postprocessing().transforms[0], MapTransform)
-
-
-def test_the_chest_systems_postprocessing_gives_one_label_map_and_json():
-    logits = MetaTensor(torch.stack([torch.zeros(2, 2, 2), torch.tensor([[[1.0, -1.0]] * 2] * 2)]))
-    answers = {"pred": logits, "lesions": torch.ones(1, 14), "classification": torch.tensor([0.9, 0.1])}
-    done = postprocessing()({"pred": answers})
-    assert done["pred"].shape == (1, 2, 2, 2)
-    assert done["pred"][0].tolist() == [[[1.0, 0.0]] * 2] * 2
-    result = json.loads(json.dumps(done["result"]))
-    assert result["pred_lesions"] == [[1.0] * 14]
-    assert result["pred_classification"] == pytest.approx([0.9, 0.1])
 
 
 def test_a_chain_without_lesions_still_works():

@@ -1,0 +1,1 @@
+"""MONAI Label: its own app for bundles, started offline."""
