@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,13 +102,14 @@ def score(metric: Metric, groups: Sequence[str], draws: int = DRAWS) -> Score:
     return Score(told, interval, len(own), len(set(own)), metric.unit, metric.better)
 
 
-def group_draws(groups: Sequence[str], draws: int = DRAWS) -> list[FloatArray]:
+def group_draws(groups: Sequence[str], draws: int = DRAWS) -> Iterator[FloatArray]:
     """How often each sample ``(n,)`` counts in each draw of groups; none where there are fewer than two groups."""
     names, of = np.unique(np.asarray(groups, dtype=np.str_), return_inverse=True)
     if len(names) < 2:
-        return []
-    counts = np.random.default_rng(SEED).multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
-    return [row[of].astype(np.float64) for row in counts]
+        return
+    source, share = np.random.default_rng(SEED), np.full(len(names), 1 / len(names))
+    for _ in range(draws):
+        yield source.multinomial(len(names), share)[of].astype(np.float64)
 
 
 def interval_of(values: FloatArray) -> tuple[float, float] | None:
