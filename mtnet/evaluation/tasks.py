@@ -25,6 +25,9 @@ from mtnet.structures.kinds import of_kind
 
 Record = Mapping[str, Any]
 
+_NOTHING = ("normal", "none")
+"""Classes of images in which nothing is to be found."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answered:
@@ -119,11 +122,11 @@ def value_key(spec: OutputSpec) -> str:
 
 
 def known_presence(sample: Sample, names: Sequence[str]) -> dict[str, bool]:
-    """Which classes a sample is known to show: those that its ``values`` name (1 or 0) or count (``nodules``), and by
-    its class all."""
+    """Which classes a sample is known to show: those that its ``values`` name (1 or 0) or count (``nodules``), and all
+    where its class is one of them or says that there is nothing (``normal``, ``none``)."""
     known = {name: sample.values[f"{name}s"] > 0 for name in names if f"{name}s" in sample.values}
     known |= {name: sample.values[name] >= 0.5 for name in names if name in sample.values}
-    if sample.image_class is None:
+    if sample.image_class not in (*names, *_NOTHING):
         return known
     return {name: sample.image_class == name for name in names} | known
 

@@ -213,4 +213,6 @@ def test_classes_that_do_not_exclude_each_other_are_known_by_value_by_count_and_
     assert known_presence(replace(sample, image_class="effusion"), names) == {
         **{"nodule": True, "subsolid_nodule": False, "effusion": True},
     }
-    assert known_presence(replace(sample, values={}), names) == {}
+    plain = replace(sample, values={})
+    assert known_presence(plain, names) == known_presence(replace(plain, image_class="benign"), names) == {}
+    assert known_presence(replace(plain, image_class="normal"), names) == dict.fromkeys(names, False)
