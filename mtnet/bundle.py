@@ -252,7 +252,7 @@ def find_bundle(name: str) -> Path:
     for place in places:
         if (place / name / "configs" / "metadata.json").is_file():
             return place / name
-    known = ", ".join(bundle for bundle, _ in list_bundles()) or "none"
+    known = ", ".join(bundle_folders()) or "none"
     looked = ", ".join(str(place) for place in places)
     raise BundleError(
         f"--bundle {name}: neither a bundle folder (with configs/metadata.json) nor a name found in {looked}. "
@@ -267,13 +267,25 @@ def bundle_places() -> tuple[Path, ...]:
     return (Path("bundles"), *listed, cache)
 
 
-def list_bundles() -> list[tuple[str, str]]:
-    """Name and version of every bundle that a name can find."""
-    found: dict[str, str] = {}
+def bundle_folders() -> dict[str, Path]:
+    """The folder of every bundle that a name can find, by name, whether it can be read or not."""
+    found: dict[str, Path] = {}
     for place in bundle_places():
         for file in sorted(place.glob("*/configs/metadata.json")):
-            found.setdefault(file.parent.parent.name, str(_read_object(file).get("version", "")))
-    return sorted(found.items())
+            found.setdefault(file.parents[1].name, file.parents[1])
+    return dict(sorted(found.items()))
+
+
+def list_bundles() -> list[tuple[str, str]]:
+    """Name and version of every bundle that a name can find; the version is empty where its metadata are damaged."""
+    return [(name, _version_of(folder)) for name, folder in bundle_folders().items()]
+
+
+def _version_of(folder: Path) -> str:
+    try:
+        return str(_read_object(folder / "configs" / "metadata.json").get("version", ""))
+    except BundleError:
+        return ""
 
 
 def _named(value: Any, kind: type, where: str) -> dict[str, Any]:

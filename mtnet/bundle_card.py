@@ -81,13 +81,17 @@ def read_card(folder: Path) -> BundleCard:
     """
     import torch
 
+    from mtnet.nets import MultiTaskNet
     from mtnet.nets.outline import outline
 
     bundle = Bundle.read(folder)
     inferer = bundle.build("inferer")
     with torch.device("meta"):
         network = bundle.build("network_def")
-    shape = _image_shape(bundle, inferer, int(network.stride))
+    if not isinstance(network, MultiTaskNet):
+        file = folder / "configs" / "inference.json"
+        raise BundleError(f"{file}: network_def makes a {type(network).__name__}; only a MultiTaskNet tells its parts.")
+    shape = _image_shape(bundle, inferer, network.stride)
     domain = bundle.input_domain()
     words = "any" if domain is None else f"{' or '.join(domain.modalities) or 'any modality'}, {domain.colour}"
     return BundleCard(

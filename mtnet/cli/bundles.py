@@ -29,13 +29,13 @@ def run(args: argparse.Namespace) -> int:
     import json
     import sys
 
-    from mtnet.bundle import bundle_places, find_bundle, list_bundles
+    from mtnet.bundle import bundle_folders, bundle_places
     from mtnet.bundle_card import read_card
 
     cards, damaged = [], []
-    for name, _ in list_bundles():
+    for name, folder in bundle_folders().items():
         try:
-            cards.append(read_card(find_bundle(name)))
+            cards.append(read_card(folder))
         except (ValueError, RuntimeError) as error:
             damaged.append((name, str(error)))
     if args.json:

@@ -69,11 +69,16 @@ def test_a_damaged_bundle_is_named_and_the_others_are_listed(alone: Path, capsys
     for name in ("good", "bad"):
         shutil.copytree(BUNDLES / "chest_ct_multitask", alone / name, ignore=shutil.ignore_patterns("models"))
     (alone / "bad" / "configs" / "inference.json").write_text('{"inferer": {"_target_": "os.system"}}')
+    (alone / "worse" / "configs").mkdir(parents=True)
+    (alone / "worse" / "configs" / "metadata.json").write_text("{")
     assert main.main(["bundles"]) == 1
     told = capsys.readouterr()
     assert "good 0.1.0" in told.out and "bad: damaged" in told.err and "os.system" in told.err
+    assert "worse: damaged" in told.err and "no valid JSON" in told.err
+    assert main.main(["info"]) == 0
+    capsys.readouterr()
     assert main.main(["bundles", "--json"]) == 1
-    assert [("error" in entry) for entry in json.loads(capsys.readouterr().out)] == [False, True]
+    assert [("error" in entry) for entry in json.loads(capsys.readouterr().out)] == [False, True, True]
 
 
 def test_where_there_is_no_bundle_the_places_are_named(alone: Path, capsys: pytest.CaptureFixture[str]) -> None:
