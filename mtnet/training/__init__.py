@@ -9,6 +9,7 @@ from mtnet.training.epochs import EpochsOfSamples
 from mtnet.training.fine_tuning import class_counts, started_from
 from mtnet.training.handlers import LossTermLog, PublishWeights, TrainingState
 from mtnet.training.items import ItemsInOrder
+from mtnet.training.labelled_nodules import NoduleOfLabel
 from mtnet.training.metrics import OutputMetric, better, key_metric, other_metrics, output_metrics
 from mtnet.training.phantom_bags import PhantomBags
 from mtnet.training.precision import AutocastInferer
@@ -30,6 +31,7 @@ __all__ = [
     "LearningCurve",
     "LoadSampled",
     "LossTermLog",
+    "NoduleOfLabel",
     "OutputMetric",
     "PhantomBags",
     "PublishWeights",

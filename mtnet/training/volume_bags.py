@@ -49,8 +49,10 @@ class VolumeBags(PhantomBags):
     def chest(self, number: int) -> DrawnSample:
         """Volume ``number`` of the data."""
         item = self.data[number]
-        # A file that was prepared again under the same name has other targets.
+        # A file that was prepared or drawn again under the same name has other targets.
         told = json.dumps({key: value for key, value in item.items() if key != "id"}, sort_keys=True, default=list)
+        if "label" in item:
+            told += str(Path(item["label"]).stat().st_mtime_ns)
         name = f"volume-{hashlib.sha256(told.encode()).hexdigest()[:16]}"
         return kept_sample(self.folder, name, lambda: prepared_volume(item, self.preprocessing))
 

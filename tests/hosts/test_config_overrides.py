@@ -82,6 +82,8 @@ def steps(path: str) -> Check:
     return lambda parser: [type(step).__name__ for step in parser.get_parsed_content(path).transforms]
 
 
+NAMED = {"manifest": "some.json", "train#dataset#data": [], "validate#dataset#data": []}
+"""A manifest that is not read: hosts give samples of their own, and then no checkpoint is kept."""
 COMMON: list[tuple[str, Any, Check, Any]] = [
     ("learning_rate", 0.5, group("lr"), 0.5),
     ("weight_decay", 0.25, group("weight_decay"), 0.25),
@@ -176,7 +178,7 @@ def test_a_dozen_parts_and_options_are_changed_by_one_override_each(name):
     cases = [*COMMON, *OWN[name]]
     assert len(cases) >= 12
     for key, value, read, wanted in cases:
-        parser = config(name, "train", {key: value})
+        parser = config(name, "train", {**(NAMED if key == "checkpoint" else {}), key: value})
         found = read(parser)
         if key == "checkpoint":
             assert str(next(h.path for h in found if type(h).__name__ == "TrainingState")) == wanted
