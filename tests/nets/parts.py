@@ -120,7 +120,7 @@ ENCODERS = {
     "vgg13 with a pooled tap": Case(
         lambda dims, norm: VGG13(dims, 1, (3, 5, 7, 9, 11), norm, pooled_tap=True), "image"
     ),
-    "cspdarknet53": Case(lambda dims, norm: CSPDarknet53(dims, 1, norm, width=2), "image"),
+    "cspdarknet53": Case(lambda dims, norm: CSPDarknet53(dims, 1, norm, width=4), "image"),
     "efficientnet_b0": Case(lambda dims, norm: EfficientNetEncoder(dims, 1, "b0", norm), "image"),
     "resnet10": Case(lambda dims, norm: ResNetEncoder(dims, 1, 10, norm, width=3), "image"),
     "resnet18": Case(lambda dims, norm: ResNetEncoder(dims, 1, 18, norm, width=3), "image"),

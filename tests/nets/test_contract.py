@@ -87,7 +87,7 @@ def test_bfloat16_stays_near_single_precision(name, dims):
         with torch.autocast("cpu", torch.bfloat16):
             rough = tensors(part(given))
     # Fifty layers on end round fifty times.
-    share = 0.15 if PARTS[name].reads == "image" else 0.05
+    share = 0.1 if PARTS[name].reads == "image" else 0.05
     for one, other in zip(exact, rough, strict=True):
         assert (one - other.float()).norm() < share * one.norm()
 
@@ -144,7 +144,8 @@ def test_a_network_of_parts_of_every_family_is_compiled_to_machine_code_and_answ
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         pytest.skip("torch.compile needs a C++ compiler on a CPU (g++ or clang++), and there is none here")
     torch.manual_seed(0)
-    network = four_tasks(interaction=Exchange(("segmentation", "reconstruction"), (4, 4))).eval()
+    exchange = Exchange(("segmentation", "detection"), (4, 8))
+    network = four_tasks(tasks=("segmentation", "detection"), interaction=exchange).eval()
     torch.compiler.reset()
     with torch.no_grad():
         eager, compiled = network(image(2)), torch.compile(network)(image(2))
