@@ -5,9 +5,9 @@ from mtnet.training.averaging import AveragedWeights
 from mtnet.training.bag_training import TrainerLoss, one_bag, parameter_groups, prepare_bag
 from mtnet.training.balance import BalancedOrder
 from mtnet.training.curves import LearningCurve, TerminalProgress
-from mtnet.training.epochs import EpochsOfSamples
+from mtnet.training.epochs import EpochsOfSamples, kept_samples
 from mtnet.training.fine_tuning import class_counts, started_from
-from mtnet.training.handlers import LossTermLog, PublishWeights, TrainingState
+from mtnet.training.handlers import LossTermLog, PublishWeights, TrainingState, shared
 from mtnet.training.items import ItemsInOrder
 from mtnet.training.labelled_nodules import NoduleOfLabel
 from mtnet.training.metrics import OutputMetric, better, key_metric, other_metrics, output_metrics
@@ -49,6 +49,7 @@ __all__ = [
     "collate_samples",
     "gathered",
     "is_first",
+    "kept_samples",
     "key_metric",
     "one_bag",
     "other_metrics",
@@ -58,5 +59,6 @@ __all__ = [
     "require_samples",
     "samples_of",
     "shard",
+    "shared",
     "started_from",
 ]

@@ -168,3 +168,12 @@ def _is_best(validated: State, trained: State) -> bool:
         # Never validated: an interval longer than the training.
         return bool(trained.epoch == trained.max_epochs)
     return bool(validated.best_metric_epoch == trained.epoch)
+
+
+def shared(handler: Any) -> Any:
+    """The handler itself: for a list of handlers in a config where one has an id of its own.
+
+    MONAI Label, and MONAI's own check of a config's properties, want every item of the list to be a mapping with
+    ``_target_``; a reference is none.
+    """
+    return handler

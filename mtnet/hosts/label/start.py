@@ -64,8 +64,12 @@ def command(
 
 
 def environment(given: Mapping[str, str]) -> dict[str, str]:
-    """Variables of the server: no tracking of experiments, which would write a database into the working folder."""
-    return {"MONAI_LABEL_TRACKING_ENABLED": "false", **given}
+    """Variables of the server; those that are set already stay.
+
+    No tracking of experiments, which would write a database into the working folder. No scoring of every image at each
+    start and after each training: none of the app's strategies looks at the scores.
+    """
+    return {"MONAI_LABEL_TRACKING_ENABLED": "false", "MONAI_LABEL_AUTO_UPDATE_SCORING": "false", **given}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
