@@ -38,6 +38,7 @@ CROWDED = (16, 30)
 
 _LARGE = 0.2
 _LARGE_MM = (18.0, 40.0)
+_ON_A_VESSEL = 0.5
 _NEAR_A_LESION = 0.6
 _SUBSOLID = ("part_solid", "ground_glass")
 _MIN_VOXELS = 4
@@ -63,7 +64,8 @@ class DrawnSample:
 def nodules_of_chest(seed: int) -> tuple[NoduleRequest, ...] | None:
     """What chest ``seed`` is drawn with: None (the family's own habit), or a crowd that has each texture equally often.
 
-    A fifth of a crowd is large: large and ground-glass nodules are rare by habit, and are what is missed then.
+    A fifth of a crowd is large, and half of it sits on vessels: large and ground-glass nodules are rare by habit, and
+    they and those on vessels are what is missed then.
     """
     if seed % 3 == 0:
         return None
@@ -71,7 +73,11 @@ def nodules_of_chest(seed: int) -> tuple[NoduleRequest, ...] | None:
     sizes = [rng.uniform(*_LARGE_MM) if rng.random() < _LARGE else None for _ in range(rng.integers(*CROWDED))]
     first = int(rng.integers(len(NODULE_TEXTURES)))
     return tuple(
-        NoduleRequest(diameter_mm=size, texture=NODULE_TEXTURES[(first + n) % len(NODULE_TEXTURES)])
+        NoduleRequest(
+            diameter_mm=size,
+            texture=NODULE_TEXTURES[(first + n) % len(NODULE_TEXTURES)],
+            place="vessel" if rng.random() < _ON_A_VESSEL else None,
+        )
         for n, size in enumerate(sizes)
     )
 
