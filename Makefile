@@ -11,7 +11,7 @@ PHANTOM_SEEDS ?= 20
 
 export PYTHONHASHSEED := 0
 
-.PHONY: help env label-env label test-older judges demo test check lint types layers unit soak bench bench-cuda gpu-pack bench-reading scoreboard score-phantoms verbs weights clean
+.PHONY: help env label-env label test-older judges demo test check lint types layers unit soak bench bench-cuda gpu-pack bench-reading scoreboard score-phantoms verbs weights train-all train-status clean
 
 help:
 	@echo "make demo            environment, then the main job on a drawn chest CT study: no download of data, no GPU"
@@ -27,6 +27,7 @@ help:
 	@echo "make weights         train the chest-CT bundle on drawn data (hours; goes on where it stopped)"
 	@echo "make label           MONAI Label on a bundle: BUNDLE=name-or-folder STUDIES=folder [PORT=8000]"
 	@echo "make test-older      reading and writing with the older versions that MONAI Label needs"
+	@echo "make train-all       every training of data/trainings.json in pieces, resumable; make train-status tells how far"
 	@echo "make soak            what is too long for make test"
 
 env: $(STAMP)
@@ -127,6 +128,12 @@ verbs: env
 
 weights: env
 	@$(PY) -m monai.bundle run --config_file bundles/chest_ct_multitask/configs/train.json
+
+train-all: env
+	@$(PY) -W ignore -m mtnet.training.queue
+
+train-status: env
+	@$(PY) -W ignore -m mtnet.training.queue --status
 
 clean:
 	rm -rf $(VENV) $(LABEL_VENV) out build dist *.egg-info

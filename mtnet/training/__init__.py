@@ -7,7 +7,7 @@ from mtnet.training.balance import BalancedOrder
 from mtnet.training.curves import LearningCurve, TerminalProgress
 from mtnet.training.epochs import EpochsOfSamples, kept_samples
 from mtnet.training.fine_tuning import class_counts, started_from
-from mtnet.training.handlers import LossTermLog, PublishWeights, TrainingState, shared
+from mtnet.training.handlers import LossTermLog, PublishWeights, Together, TrainingState
 from mtnet.training.items import ItemsInOrder
 from mtnet.training.labelled_nodules import NoduleOfLabel
 from mtnet.training.metrics import OutputMetric, better, key_metric, other_metrics, output_metrics
@@ -38,6 +38,7 @@ __all__ = [
     "SampleTargets",
     "StepSeeds",
     "TerminalProgress",
+    "Together",
     "TrainerLoss",
     "TrainingState",
     "VolumeBags",
@@ -59,6 +60,5 @@ __all__ = [
     "require_samples",
     "samples_of",
     "shard",
-    "shared",
     "started_from",
 ]

@@ -52,8 +52,10 @@ class EpochsOfSamples(Dataset[Any]):
         self.seed = seed
         self.balance = balance
         self._order = lru_cache(maxsize=2)(BalancedOrder([kind_of(item) for item in data], balance, seed))
-        if cache_gib and len(data) and isinstance(transform, Compose):
-            self.data, self.transform = _kept(data, transform, cache_gib)
+        if cache_gib and isinstance(transform, Compose):
+            steps = transform.flatten().transforms
+            first = next((n for n, step in enumerate(steps) if isinstance(step, RandomizableTrait)), len(steps))
+            self.data, self.transform = kept_samples(data, Compose(steps[:first]), cache_gib), Compose(steps[first:])
 
     @property
     def steps(self) -> int:
@@ -74,13 +76,17 @@ class EpochsOfSamples(Dataset[Any]):
         return self.transform(dict(self.data[number]))
 
 
-def _kept(data: Sequence[Mapping[str, Any]], transform: Compose, gib: float) -> tuple[CacheDataset, Compose]:
-    """The data after the steps before the first random one, kept as far as memory goes, and the steps that are left."""
-    steps = transform.flatten().transforms
-    first = next((n for n, step in enumerate(steps) if isinstance(step, RandomizableTrait)), len(steps))
-    before, after = Compose(steps[:first]), Compose(steps[first:])
-    one = sum(
-        value.numel() * value.element_size() for value in before(dict(data[0])).values() if torch.is_tensor(value)
-    )
-    shown = sys.stderr.isatty()
-    return CacheDataset(data, before, cache_num=int(gib * _GIB / max(one, 1)), num_workers=1, progress=shown), after
+def kept_samples(data: Sequence[Mapping[str, Any]], transform: Compose, gib: float) -> CacheDataset:
+    """What deterministic steps make of samples, made at once and kept for as many samples as there is memory for.
+
+    Args:
+        data: items for ``transform``.
+        transform: without random steps.
+        gib: memory, 0 for none; workers share it.
+    """
+    flat = transform.flatten()
+    room = 0
+    if gib and len(data):
+        tensors = [value for value in flat(dict(data[0])).values() if torch.is_tensor(value)]
+        room = int(gib * _GIB / max(1, sum(tensor.numel() * tensor.element_size() for tensor in tensors)))
+    return CacheDataset(data, flat, cache_num=room, num_workers=1, progress=sys.stderr.isatty())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from time import monotonic
@@ -170,10 +170,17 @@ def _is_best(validated: State, trained: State) -> bool:
     return bool(validated.best_metric_epoch == trained.epoch)
 
 
-def shared(handler: Any) -> Any:
-    """The handler itself: for a list of handlers in a config where one has an id of its own.
+class Together:
+    """Several handlers as one item of a config's list, attached in their order.
 
     MONAI Label, and MONAI's own check of a config's properties, want every item of the list to be a mapping with
-    ``_target_``; a reference is none.
+    ``_target_``; a reference or an expression is none.
     """
-    return handler
+
+    def __init__(self, handlers: Sequence[Any]) -> None:
+        self.handlers = tuple(handlers)
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer."""
+        for handler in self.handlers:
+            handler.attach(engine)

@@ -116,10 +116,14 @@ class Queue:
         jobs: in the order in which they are done.
         state: folder of all that is kept.
         minutes: of a piece.
+        only: names of the jobs to do; none for all.
     """
 
-    def __init__(self, jobs: Sequence[Job], state: Path = STATE, minutes: float = 5.0) -> None:
+    def __init__(
+        self, jobs: Sequence[Job], state: Path = STATE, minutes: float = 5.0, only: Sequence[str] | None = None
+    ) -> None:
         self.jobs = jobs
+        self.chosen = [job for job in jobs if not only or job.name in only]
         self.state = state
         self.minutes = minutes
 
@@ -148,7 +152,7 @@ class Queue:
         """Do pieces until all jobs are done, ``pieces`` are, or those that are left fail again and again.
 
         Returns:
-            whether all jobs are done.
+            whether all of them are done.
 
         Raises:
             QueueError: another process runs this queue, or a job has changed.
@@ -157,13 +161,13 @@ class Queue:
         count = 0
         with _alone(self.state / "lock"):
             while pieces is None or count < pieces:
-                job = next((job for job in self.jobs if failed.get(job.name, 0) < _TRIES and self._ready(job)), None)
+                job = next((job for job in self.chosen if failed.get(job.name, 0) < _TRIES and self._ready(job)), None)
                 if job is None:
                     break
                 if not self.piece(job):
                     failed[job.name] = failed.get(job.name, 0) + 1
                 count += 1
-        return all(self.progress(job).done for job in self.jobs)
+        return all(self.progress(job).done for job in self.chosen)
 
     def piece(self, job: Job) -> bool:
         """Go on with one job for some minutes; whether that went well. What it says goes to its ``log.txt``."""
@@ -238,12 +242,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         jobs = read_jobs(options.jobs)
         if unknown := set(options.only or ()) - {job.name for job in jobs}:
             raise QueueError(
-                f"There is no job {', '.join(sorted(unknown))}; there are {', '.join(j.name for j in jobs)}."
+                f"there is no job {', '.join(sorted(unknown))}; there are {', '.join(j.name for j in jobs)}."
             )
-        chosen = [job for job in jobs if not options.only or job.name in options.only]
-        queue = Queue(chosen, options.state, options.minutes)
+        queue = Queue(jobs, options.state, options.minutes, options.only)
         if options.status:
-            print("\n".join(queue.line(job) for job in chosen))
+            print("\n".join(queue.line(job) for job in queue.chosen))
             return 0
         return int(not queue.run(options.pieces))
     except QueueError as error:
