@@ -161,8 +161,9 @@ def preprocessing(spacing_mm: Sequence[float] = SPACING_MM, load: bool = True) -
         Orientationd,
         ResampleToMatchd,
         ScaleIntensityRanged,
-        Spacingd,
     )
+
+    from mtnet.transforms import SpacingAloned
 
     loader = []
     if load:
@@ -177,7 +178,7 @@ def preprocessing(spacing_mm: Sequence[float] = SPACING_MM, load: bool = True) -
             EnsureChannelFirstd(keys="image", channel_dim="no_channel", strict_check=False),
             EnsureTyped(keys="image", dtype="float32"),
             Orientationd(keys="image", axcodes="LPS", labels=None),
-            Spacingd(keys="image", pixdim=tuple(spacing_mm), mode="bilinear", padding_mode="border"),
+            SpacingAloned(keys="image", pixdim=tuple(spacing_mm), mode="bilinear", padding_mode="border"),
             ScaleIntensityRanged(keys="image", a_min=low, a_max=high, b_min=0.0, b_max=1.0, clip=True),
             EnsureChannelFirstd(**label, channel_dim="no_channel", strict_check=False),
             ResampleToMatchd(**label, key_dst="image", mode="bilinear", padding_mode="zeros"),

@@ -1,6 +1,6 @@
 """MONAI-style transforms of ours."""
 
-from mtnet.transforms.hosts import ResultJsond, SplitOutputsd
+from mtnet.transforms.hosts import ResultJsond, SpacingAloned, SplitOutputsd
 from mtnet.transforms.nodule_patch import AT, LARGEST_CROP_MM, NodulePatchd
 from mtnet.transforms.pictures import MaskPictured, PictureChannelsd, PictureRanged, picture_chain
 
@@ -12,6 +12,7 @@ __all__ = [
     "PictureChannelsd",
     "PictureRanged",
     "ResultJsond",
+    "SpacingAloned",
     "SplitOutputsd",
     "picture_chain",
 ]

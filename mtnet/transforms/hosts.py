@@ -1,4 +1,4 @@
-"""Transforms that hand a network's several answers to hosts that expect one (MONAI Label, ``monai.bundle run``)."""
+"""Transforms for hosts: several answers where one is expected, and items that hold what is the host's own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Hashable, Mapping
 from typing import Any
 
 from monai.config import KeysCollection
-from monai.transforms import MapTransform
+from monai.transforms import MapTransform, Spacingd
 
 
 class SplitOutputsd(MapTransform):  # type: ignore[misc]  # MONAI is not typed
@@ -47,3 +47,16 @@ class ResultJsond(MapTransform):  # type: ignore[misc]  # MONAI is not typed
             result[str(key)] = value.tolist() if hasattr(value, "tolist") else value
         told["result"] = result
         return told
+
+
+class SpacingAloned(Spacingd):  # type: ignore[misc]  # MONAI is not typed
+    """``Spacingd`` that sees nothing of an item but its own keys.
+
+    MONAI's takes every key that begins with ``image_`` for metadata that it has to update where the image came from
+    NIfTI; MONAI Label keeps the path under ``image_path``.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any], lazy: bool | None = None) -> dict[Hashable, Any]:
+        """Return a copy of ``data`` with its own keys resampled."""
+        own = {key: data[key] for key in self.keys if key in data}
+        return {**data, **super().__call__(own, lazy)}

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
-from monai.transforms import AsDiscreted, Compose
+from monai.transforms import AsDiscreted, Compose, Spacingd
 
-from mtnet.transforms import ResultJsond, SplitOutputsd
+from mtnet.transforms import ResultJsond, SpacingAloned, SplitOutputsd
 
 
 def test_answers_are_spread_and_the_main_one_stays_pred():
@@ -61,3 +61,12 @@ def test_the_result_is_json_and_keeps_what_was_there():
 def test_a_chain_without_lesions_still_works():
     chain = Compose([SplitOutputsd(), AsDiscreted(keys="pred", argmax=True), ResultJsond("pred_x", True)])
     assert chain({"pred": {"pred": torch.zeros(2, 3, 3)}})["result"] == {}
+
+
+def test_resampling_leaves_alone_what_a_host_keeps_beside_the_image():
+    image = MetaTensor(torch.ones(1, 4, 4, 4), meta={"filename_or_obj": "scan.nii.gz"})
+    item = {"image": image, "image_path": "scan.nii.gz"}
+    done = SpacingAloned("image", pixdim=(2.0, 2.0, 2.0))(item)
+    assert done["image_path"] == "scan.nii.gz" and done["image"].pixdim.tolist() == [2.0, 2.0, 2.0]
+    with pytest.raises(AttributeError):
+        Spacingd("image", pixdim=(2.0, 2.0, 2.0))(item)
