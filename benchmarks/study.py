@@ -46,6 +46,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--stages-only", action="store_true", help="leave out the comparison with MONAI's inferer")
     options = parser.parse_args(arguments)
+    if not options.study.exists():
+        print(f"There is no study {options.study.name}; set MTNET_DATA or give --study. Nothing was measured.")
+        return
     machine = describe_machine()
     predictor = shipped()
     stages = measure_stages(predictor, options.study, options.rounds)
