@@ -57,7 +57,7 @@ def sigmoid_focal(logits: Tensor, target: Tensor, gamma: float = 2.0, alpha: flo
     return loss
 
 
-def inverse_frequency(counts: Sequence[int]) -> list[float]:
+def inverse_frequency(counts: Sequence[float]) -> list[float]:
     """Class weights N / (classes * n_c) from the number of samples of each class; all 1 where they are equal.
 
     Raises:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,3 +45,28 @@ class Label:
             raise ValueError(f"Label.name of value {self.value} is empty; every label needs a name.")
         if len(self.colour) != 3 or not all(0 <= c <= 255 for c in self.colour):
             raise ValueError(f"Label.colour of {self.name!r} is {self.colour!r}; expected three numbers in 0..255.")
+
+
+def labels_of(names: Sequence[str | Label] | None, known: Sequence[Label], first: int) -> tuple[Label, ...]:
+    """The labels that a person named for an output, in place of the ``known`` ones; these where there are no names.
+
+    A name among ``known`` keeps its colour and codes; a new one has none.
+
+    Args:
+        names: short lower-case names, or whole labels, which are taken as they are.
+        known: the output's own.
+        first: value of the first name.
+
+    Raises:
+        ValueError: no name, or one that comes twice.
+    """
+    if names is None:
+        return tuple(known)
+    own = {label.name: label for label in known}
+    found = tuple(
+        name if isinstance(name, Label) else replace(own.get(name, Label(value, name)), value=value)
+        for value, name in enumerate(names, first)
+    )
+    if not found or len({label.name for label in found}) < len(found):
+        raise ValueError(f"labels is {[label.name for label in found]}; expected one or more different names.")
+    return found

@@ -19,9 +19,11 @@ family, and batch norm as published, so that ImageNet weights can start it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from mtnet.structures import Code, Label, OutputSpec
+from mtnet.structures.labels import labels_of
 from mtnet.systems.pictures import whole_image
 
 if TYPE_CHECKING:
@@ -65,6 +67,7 @@ def network(
     spatial_dims: int = 2,
     in_channels: int = 3,
     tasks: Sequence[Task] = TASKS,
+    labels: Sequence[str | Label] | None = None,
     dropout: float = 0.0,
     pretrained: bool = False,
     outputs: Sequence[str] | None = None,
@@ -80,6 +83,7 @@ def network(
         spatial_dims: 2, or 3 for volume scans, with an encoder that can.
         in_channels: of the image.
         tasks: branches to build.
+        labels: classes of the image, by name; BUSI's three by default.
         dropout: before every head.
         pretrained: start the encoder from ImageNet weights (2D).
         outputs, layout: see ``MultiTaskNet``.
@@ -119,10 +123,9 @@ def network(
         )
         branches["segmentation"] = Branch(segment, head)
     if "classification" in tasks:
+        classes = replace(CLASSIFICATION, labels=labels_of(labels, IMAGE_CLASSES, 0))
         deepest = PickLevels(trunk.channels, trunk.strides)
-        branches["classification"] = Branch(
-            deepest, ClassificationHead(deepest.channels, CLASSIFICATION, dropout=dropout)
-        )
+        branches["classification"] = Branch(deepest, ClassificationHead(deepest.channels, classes, dropout=dropout))
     return MultiTaskNet(trunk, branches, outputs=outputs, layout=layout)
 
 
@@ -149,7 +152,7 @@ def loss(
     lambda_: float = LAMBDA,
     form: LossForm = "additive",
     gamma: float = 2.0,
-    class_images: Sequence[int] | None = BUSI_IMAGES,
+    class_images: Sequence[float] | None = BUSI_IMAGES,
 ) -> MultiTaskLoss:
     """Dice of ``pred`` and class-weighted focal loss of ``classification``, weighed by lambda.
 

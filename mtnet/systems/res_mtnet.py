@@ -25,6 +25,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from mtnet.structures import Code, Label, OutputSpec
+from mtnet.structures.labels import labels_of
 
 if TYPE_CHECKING:
     from monai.transforms import Compose
@@ -73,6 +74,7 @@ def network(
     spatial_dims: int = 2,
     in_channels: int | None = None,
     tasks: Sequence[Task] = TASKS,
+    labels: Sequence[str | Label] | None = None,
     uncertainty: bool = False,
     dropout: float = 0.0,
     pretrained: bool = False,
@@ -88,6 +90,7 @@ def network(
         spatial_dims: 2 for planes, 3 for a cube.
         in_channels: by default three planes in 2D, one channel in 3D.
         tasks: branches to build.
+        labels: classes of a nodule, by name; low and high reader suspicion by default.
         uncertainty: each measured value comes with its log-variance.
         dropout: in the residual blocks and before every head.
         pretrained: start the encoder from ImageNet weights (2D, ``published``).
@@ -120,7 +123,8 @@ def network(
     branches: dict[str, Branch] = {}
     if "classification" in tasks:
         block = ResidualVector(shared.channels, dropout=dropout)
-        classes = ClassificationHead(block.channels, CLASSIFICATION, dropout=dropout)
+        told = replace(CLASSIFICATION, labels=labels_of(labels, SUSPICION, 0))
+        classes = ClassificationHead(block.channels, told, dropout=dropout)
         branches["classification"] = Branch(block, classes, reads="neck")
     if "regression" in tasks:
         block = ResidualVector(shared.channels, dropout=dropout)

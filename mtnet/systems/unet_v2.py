@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from mtnet.structures import Code, Label, OutputSpec
+from mtnet.structures.labels import labels_of
 from mtnet.systems.pictures import whole_image
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def network(
     decoder: str = "unet_v2",
     spatial_dims: int = 2,
     in_channels: int = 3,
-    labels: Sequence[Label] = (POLYP,),
+    labels: Sequence[str | Label] | None = None,
     dropout: float = 0.0,
     pretrained: bool = False,
     outputs: Sequence[str] | None = None,
@@ -73,7 +74,8 @@ def network(
         decoder: ``unet_v2``, or another of ``mtnet.nets.decoders.DECODERS`` to compare with.
         spatial_dims: 2, or 3 with an encoder that can.
         in_channels: of the image.
-        labels: one for sigmoid, or background and others for softmax.
+        labels: what is outlined: one name (sigmoid), or several that exclude each other (softmax, behind a
+            background; train them with ``ce_dice``). Whole labels are taken as they are, a background among them.
         dropout: before every head.
         pretrained: start the encoder from ImageNet weights (2D).
         outputs, layout: see ``MultiTaskNet``.
@@ -101,12 +103,15 @@ def network(
     elif decoder in ("unet", "unetplusplus"):
         decoding["levels"] = 1 + len(AUXILIARY)
     skips: Any = make_decoder(decoder, spatial_dims, *levels, **decoding)
+    told = labels_of(labels, (POLYP,), 1)
+    if len(told) > 1 and told[0].value:
+        told = (Label(0, "background"), *told)
     head = SegmentationHead(
         spatial_dims,
         skips.channels,
         skips.strides,
-        labels=labels,
-        activation="sigmoid" if len(labels) == 1 else "softmax",
+        labels=told,
+        activation="sigmoid" if len(told) == 1 else "softmax",
         kernel_size=1,
         dropout=dropout,
         upsample=skips.strides[0],

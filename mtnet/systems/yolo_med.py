@@ -22,10 +22,11 @@ time.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from mtnet.structures import Code, Label, OutputSpec
+from mtnet.structures.labels import labels_of
 from mtnet.systems.pictures import whole_image
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def network(
     spatial_dims: int = 2,
     in_channels: int = 3,
     tasks: Sequence[Task] = TASKS,
+    labels: Sequence[str | Label] | None = None,
     dropout: float = 0.0,
     pretrained: bool = False,
     outputs: Sequence[str] | None = None,
@@ -73,6 +75,7 @@ def network(
         spatial_dims: 2, or 3 with an encoder that can.
         in_channels: of the image.
         tasks: branches to build.
+        labels: kinds of lesion that boxes tell apart, by name; the mask is of all of them.
         dropout: before every head.
         pretrained: start the encoder from ImageNet weights (2D, ``published`` or another encoder).
         outputs, layout: see ``MultiTaskNet``.
@@ -116,7 +119,9 @@ def network(
         mask = SegmentationHead(spatial_dims, climb.channels, climb.strides, output=SEGMENTATION, dropout=dropout)
         branches["segmentation"] = Branch(towers, DecodingHead(climb, mask), reads="neck")
     if "detection" in tasks:
-        boxes = DetectionHead(spatial_dims, *levels, DETECTION, norm=norm, dropout=dropout, coupled=head == "coupled")
+        boxes = DetectionHead(
+            spatial_dims, *levels, detection(labels), norm=norm, dropout=dropout, coupled=head == "coupled"
+        )
         branches["detection"] = Branch(PickLevels(*levels, STRIDES), boxes, reads="neck")
     exchange = None
     if len(branches) > 1:
@@ -158,6 +163,7 @@ def loss(
     assigner: Literal["simota", "atss"] = "simota",
     box: Literal["ciou", "giou"] | None = None,
     spatial_dims: int = 2,
+    labels: Sequence[str | Label] | None = None,
 ) -> MultiTaskLoss:
     """L_det + L_seg over the outputs ``lesions`` and ``pred``.
 
@@ -170,11 +176,12 @@ def loss(
         assigner: which cells answer for an object, ``simota`` or ``atss``.
         box: ``ciou`` (2D only; the default there) or ``giou``.
         spatial_dims: 2 or 3.
+        labels: as the network's.
     """
     from mtnet.losses import BinarySegmentationLoss, DenseDetectionLoss, MultiTaskLoss
 
-    detection = DenseDetectionLoss(
-        DETECTION,
+    boxes = DenseDetectionLoss(
+        detection(labels),
         spatial_dims,
         assigner,
         box=box or ("ciou" if spatial_dims == 2 else "giou"),
@@ -182,8 +189,13 @@ def loss(
         term_weights={"box": 5.0},
     )
     return MultiTaskLoss(
-        {DETECTION.name: detection, SEGMENTATION.name: BinarySegmentationLoss()}, weights, weighting=weighting
+        {DETECTION.name: boxes, SEGMENTATION.name: BinarySegmentationLoss()}, weights, weighting=weighting
     )
+
+
+def detection(labels: Sequence[str | Label] | None = None) -> OutputSpec:
+    """What the boxes are, for the labels of that name."""
+    return replace(DETECTION, labels=labels_of(labels, (POLYP,), 1))
 
 
 @dataclass(frozen=True, slots=True)

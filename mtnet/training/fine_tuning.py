@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from mtnet.nets.state_dict_io import read_state
+from mtnet.structures import OutputSpec
 from mtnet.training.samples import CLASS
 
 _LOG = logging.getLogger("mtnet.training")
@@ -50,13 +51,18 @@ def started_from(network: nn.Module, weights: str | None) -> nn.Module:
     return network
 
 
-def class_counts(data: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[int] | None:
-    """How many items of ``samples_of`` each class has, for weights of classes; None where one of them has none.
+def class_counts(
+    data: Sequence[Mapping[str, Any]], outputs: Sequence[OutputSpec], name: str, balance: float = 0.0
+) -> list[float] | None:
+    """How often a training sees each class of an output, for weights of classes; None where one of them has no sample.
 
     Args:
-        data: items.
-        names: of the classes, in the order of the output's labels.
+        data: items of ``samples_of``.
+        outputs: of the network.
+        name: of the output.
+        balance: of ``EpochsOfSamples``: rare classes are seen more often, and need the less weight.
     """
+    names = [label.name for spec in outputs if spec.name == name for label in spec.labels]
     counted = Counter(item.get(CLASS) for item in data)
-    counts = [counted[name] for name in names]
-    return counts if all(counts) else None
+    counts = [counted[label] for label in names]
+    return [count ** (1 - balance) for count in counts] if counts and all(counts) else None

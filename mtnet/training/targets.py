@@ -24,6 +24,9 @@ class SampleTargets:
     - global without labels: the value under the output's name, or under its name and units (``diameter_mm``).
     - another kind: what the batch holds under the output's name.
 
+    Where a dense or boxes output tells several kinds of lesion apart, what an image shows is of the image's ``class``;
+    without one, or with a class that the output does not have, it is unknown, unless the image shows nothing.
+
     What a batch knows of no item is left out, and its loss term is off.
 
     Args:
@@ -63,9 +66,10 @@ class SampleTargets:
 
     def _target(self, spec: OutputSpec, batch: Mapping[str, Any], image: Tensor) -> Any:
         if spec.kind == "dense":
-            return _known(batch.get("label")) if spec.labels else image
+            return _known(_numbered(spec, batch)) if spec.labels else image
         if spec.kind == "boxes":
-            return _known([self._boxes(batch, item) for item in range(len(image))])
+            boxes = [self._boxes(batch, item) for item in range(len(image))]
+            return _known(boxes if len(spec.labels) == 1 else _of_kind(spec, boxes, batch))
         if spec.kind == "global" and spec.labels:
             names = _known(batch.get(CLASS))
             return None if names is None else class_targets(spec, names)
@@ -115,6 +119,40 @@ def boxes_of_mask(mask: Tensor, smallest: int = 1) -> dict[str, Tensor]:
         if sizes[number] >= smallest
     ]
     return _unlabelled(torch.tensor(rows, dtype=torch.float32).reshape(len(rows), 2 * inside.ndim))
+
+
+def _kinds(spec: OutputSpec, batch: Mapping[str, Any], items: int) -> list[int | None]:
+    """Which of the labels that are no background each item's class is."""
+    names = [label.name for label in spec.labels if label.value]
+    told = batch.get(CLASS, [None] * items)
+    return [names.index(name) if name in names else None for name in told]
+
+
+def _numbered(spec: OutputSpec, batch: Mapping[str, Any]) -> Sequence[Tensor | None] | None:
+    """Masks of 0 and 1, or of 0 and the number of the item's class where there are several."""
+    masks = batch.get("label")
+    if masks is None or sum(label.value > 0 for label in spec.labels) < 2:
+        return masks
+    numbered: list[Tensor | None] = []
+    for mask, kind in zip(masks, _kinds(spec, batch, len(masks)), strict=True):
+        if mask is None or not bool((mask > 0).any()):
+            numbered.append(mask)
+        else:
+            numbered.append(None if kind is None else mask * (kind + 1))
+    return numbered
+
+
+def _of_kind(
+    spec: OutputSpec, boxes: Sequence[dict[str, Tensor] | None], batch: Mapping[str, Any]
+) -> list[dict[str, Tensor] | None]:
+    """The boxes with the number of the item's class."""
+    told: list[dict[str, Tensor] | None] = []
+    for found, kind in zip(boxes, _kinds(spec, batch, len(boxes)), strict=True):
+        if found is None or not len(found["label"]):
+            told.append(found)
+        else:
+            told.append(None if kind is None else {**found, "label": torch.full_like(found["label"], kind)})
+    return told
 
 
 def _unlabelled(boxes: Tensor) -> dict[str, Tensor]:

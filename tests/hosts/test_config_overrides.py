@@ -11,7 +11,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
-from mtnet.nets import save_state
+from mtnet.nets import load_state, read_state, save_state
 from tests.training.made import write_pictures
 
 BUNDLES = Path(__file__).parents[2] / "bundles"
@@ -82,6 +82,16 @@ def steps(path: str) -> Check:
     return lambda parser: [type(step).__name__ for step in parser.get_parsed_content(path).transforms]
 
 
+def names(output: str) -> Check:
+    """The labels of one output of the network."""
+    return lambda parser: [
+        label.name
+        for spec in parser.get_parsed_content("network_def").outputs
+        if spec.name == output
+        for label in spec.labels
+    ]
+
+
 NAMED = {"manifest": "some.json", "train#dataset#data": [], "validate#dataset#data": []}
 """A manifest that is not read: hosts give samples of their own, and then no checkpoint is kept."""
 COMMON: list[tuple[str, Any, Check, Any]] = [
@@ -117,6 +127,7 @@ OWN: dict[str, list[tuple[str, Any, Check, Any]]] = {
         ("encoder", "resnet18", lambda p: p.get_parsed_content("network_def").encoder.channels[-1], 512),
         ("decoder", "fpn", lambda p: "FPN" in type(decoder_of(p, "segmentation")).__name__, True),
         ("tasks", ["classification"], outputs, ["classification"]),
+        ("labels", ["cyst", "benign"], names("classification"), ["cyst", "benign"]),
         ("lambda_classification", 0.3, lambda p: weights(p)["classification"], 0.3),
         ("loss_form", "convex", lambda p: weights(p)["classification"], pytest.approx(0.3)),
         ("val_metric", "classification_auroc", of("validate#evaluator", "state", "key_metric_name"), None),
@@ -126,12 +137,15 @@ OWN: dict[str, list[tuple[str, Any, Check, Any]]] = {
         ("encoder", "resnet18", lambda p: p.get_parsed_content("network_def").encoder.channels[-1], 512),
         ("decoder", "unet", lambda p: "UNet" in type(decoder_of(p, "segmentation")).__name__, True),
         ("supervision", [1, 1, 0, 0], lambda p: list(term(p, "pred").weights), [1, 1, 0, 0]),
+        ("labels", ["adenoma", "serrated"], names("pred"), ["background", "adenoma", "serrated"]),
+        ("labels", ["skin_lesion"], names("pred"), ["skin_lesion"]),
         ("loss_form", "ce_dice", lambda p: type(term(p, "pred").loss).__name__, "CrossEntropyDiceLoss"),
     ],
     "yolo_med_polyp": [
         *PICTURES,
         ("interaction", "none", lambda p: p.get_parsed_content("network_def").interaction, None),
         ("tasks", ["detection"], outputs, ["lesions"]),
+        ("labels", ["adenoma", "serrated"], names("lesions"), ["adenoma", "serrated"]),
         ("assigner", "atss", lambda p: term(p, "lesions").assigner, "atss"),
         ("box_loss", "giou", lambda p: term(p, "lesions").box, "giou"),
         ("lambda_detection", 0.0, lambda p: weights(p)["lesions"], 0.0),
@@ -144,6 +158,7 @@ OWN: dict[str, list[tuple[str, Any, Check, Any]]] = {
         ("encoder", "resnet34", lambda p: p.get_parsed_content("network_def").encoder.channels[-1], 256),
         ("interaction", "none", lambda p: p.get_parsed_content("network_def").interaction, None),
         ("tasks", ["regression"], outputs, ["diameter", "reader_rating"]),
+        ("labels", ["solid", "part_solid", "ground_glass"], names("pred"), ["solid", "part_solid", "ground_glass"]),
         ("uncertainty", True, lambda p: type(term(p, "diameter")).__name__, "GaussianRegressionLoss"),
         ("lambda_regression", 0.1, lambda p: weights(p)["diameter"], 0.1),
         ("val_metric", "diameter_mae", of("validate#evaluator", "state", "key_metric_name"), None),
@@ -238,3 +253,26 @@ def test_one_task_or_another_decoder_trains_validates_and_goes_on_from_its_weigh
     evaluator = parser.get_parsed_content("validate#evaluator")
     assert evaluator.state.best_metric_epoch == 1 and (tmp_path / "models" / "model.pt").is_file()
     assert torch.isfinite(torch.tensor(trainer.state.output["loss"].item()))
+
+
+@pytest.mark.slow
+def test_fine_tuning_on_one_s_own_labels_is_one_command_and_the_bundle_answers_in_them(tmp_path, monkeypatch, caplog):
+    """A third class is new, the classifier begins anew, the rest of the weights is kept, and evaluation knows them."""
+    monkeypatch.chdir(tmp_path)
+    name, own = "breast_ultrasound_multitask", ["benign", "malignant", "normal", "cyst"]
+    changes = {"size": [32, 32], "bundle_root": str(tmp_path), "workers": 0, "batch_size": 3, "max_epochs": 1}
+    first = config(name, "train", changes).get_parsed_content("network_def")
+    save_state(first, tmp_path / "first.pt")
+    changes |= {"manifest": str(write_pictures(tmp_path / "data")), "precision": "float32", "learning_rate": 0.0}
+    parser = config(name, "train", {**changes, "labels": own, "initial_weights": str(tmp_path / "first.pt")})
+    with caplog.at_level("INFO"):
+        parser.get_parsed_content("train#trainer").run()
+    assert "new, since first.pt has nothing that fits: branches.classification.head" in caplog.text
+    published = read_state(tmp_path / "models" / "model.pt")
+    parameters = dict(first.named_parameters())
+    kept = [key for key, tensor in published.items() if key in parameters and parameters[key].shape == tensor.shape]
+    assert len(kept) == len(parameters) - 2
+    assert all(torch.allclose(published[key].float(), parameters[key], atol=2e-3) for key in kept)
+    network = config(name, "evaluate", {"labels": own}).get_parsed_content("network_def")
+    load_state(network, tmp_path / "models" / "model.pt")
+    assert names("classification")(config(name, "inference", {"labels": own})) == own

@@ -17,6 +17,7 @@ from monai.data import MetaTensor
 from monai.engines.utils import IterationEvents
 from monai.transforms import Compose, Lambdad, RandFlipd
 
+from mtnet.structures import Label, OutputSpec
 from mtnet.training import (
     AutocastInferer,
     AveragedWeights,
@@ -25,6 +26,7 @@ from mtnet.training import (
     EpochsOfSamples,
     LearningCurve,
     LossTermLog,
+    SampleTargets,
     StepSeeds,
     TerminalProgress,
     TrainingState,
@@ -262,7 +264,7 @@ def test_the_same_numbers_go_to_tensorboard_where_it_is_installed_and_a_missing_
     engine = step_engine(optimizer=SimpleNamespace(param_groups=[{"lr": 0.25}]))
     for handler in (log, LearningCurve(tmp_path, log)):
         handler.attach(engine)
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, "mtnet.training"):
         engine.run([0] * 2, max_epochs=2)
     assert written == [
         *(("learning_rate", 0.25, 1), ("loss/pred", 0.5, 1), "flushed"),
@@ -309,10 +311,33 @@ def test_heads_that_no_longer_fit_are_new_and_said_so(tmp_path, caplog):
         started_from(torch.nn.Linear(9, 9), str(tmp_path / "model.pt"))
 
 
-def test_classes_are_counted_where_each_of_them_has_a_sample():
-    data = [{"class": "a"}, {"class": "b"}, {"class": "a"}, {}]
-    assert class_counts(data, ["b", "a"]) == [1, 2]
-    assert class_counts(data, ["a", "c"]) is None
+def test_classes_are_counted_as_a_training_sees_them_where_each_of_them_has_a_sample():
+    data = [{"class": "a"}] * 4 + [{"class": "b"}, {}]
+    output = OutputSpec("kind", "global", (Label(0, "b"), Label(1, "a")), activation="softmax")
+    assert class_counts(data, [output], "kind") == [1, 4]
+    assert class_counts(data, [output], "kind", 0.5) == [1, 2]
+    assert class_counts(data, [output], "other") is None and class_counts(data[:4], [output], "kind") is None
+
+
+def test_what_an_image_shows_is_of_its_class_where_an_output_tells_several_apart():
+    labels = (Label(1, "adenoma"), Label(2, "serrated"))
+    outputs = [
+        OutputSpec("pred", "dense", (Label(0, "background"), *labels), (1,), "softmax"),
+        OutputSpec("lesions", "boxes", labels, (8,), "sigmoid"),
+    ]
+    mask = torch.zeros(1, 8, 8)
+    mask[:, 2:5, 2:5] = 1
+    batch = {
+        "image": torch.zeros(5, 1, 8, 8),
+        "label": [mask, mask, mask, torch.zeros_like(mask), None],
+        "class": ["serrated", "adenoma", "other", None, "adenoma"],
+    }
+    _, targets = SampleTargets(outputs)(batch)
+    assert [None if m is None else int(m.max()) for m in targets["pred"]] == [2, 1, None, 0, None]
+    assert [None if b is None else b["label"].tolist() for b in targets["lesions"]] == [[1], [0], None, [], None]
+    del batch["class"]
+    _, targets = SampleTargets(outputs)(batch)
+    assert targets["pred"][0] is None and targets["lesions"][3] is not None
 
 
 def test_saturation_keeps_the_grey_of_colours_and_grey_pictures_as_they_are():
