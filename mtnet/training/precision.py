@@ -12,6 +12,7 @@ import torch
 from monai.data import MetaTensor
 from monai.inferers import Inferer
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from mtnet.training.processes import gathered
 
@@ -45,7 +46,12 @@ class AutocastInferer(Inferer):  # type: ignore[misc]  # MONAI is not typed
             self.dtype = getattr(torch, precision)
         if self.channels_last:
             inputs = inputs.contiguous(memory_format=_last(inputs))
-            if not self._laid_out and isinstance(network, nn.Module):
+            # Several processes share gradients in the layout that their weights had from the start.
+            if (
+                not self._laid_out
+                and isinstance(network, nn.Module)
+                and not isinstance(network, DistributedDataParallel)
+            ):
                 _lay_out(network, _last(inputs))
                 self._laid_out = True
         with _autocast(inputs, self.dtype or torch.float32):
