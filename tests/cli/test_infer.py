@@ -81,7 +81,7 @@ def test_a_refused_study_is_told_and_the_other_is_answered(
 
 
 def test_options_reach_the_network(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mtnet.inference.precision.fast_precision", lambda _: "bfloat16")
+    monkeypatch.setattr("mtnet.inference.precision.fast_precision", lambda _device, _runtime: "bfloat16")
     write(tmp_path / "in" / "a", series="a")
     wanted = write(tmp_path / "in" / "b", series="b", kernel="B70f")
     assert (

@@ -74,4 +74,4 @@ def test_every_fold_in_a_split_file_is_the_hash_of_its_group_and_conflicts_train
 
 
 def test_there_are_no_pixels_in_data():
-    assert {path.suffix for path in DATA.rglob("*") if path.is_file()} == {".md", ".csv"}
+    assert {path.suffix for path in DATA.rglob("*") if path.is_file()} == {".md", ".csv", ".json"}

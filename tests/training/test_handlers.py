@@ -80,7 +80,7 @@ def test_only_the_first_of_several_processes_writes_and_logs(tmp_path, monkeypat
     PublishWeights(layer, tmp_path / "model.pt")(engine())
     TrainingState(tmp_path / "state.pt", {"network": layer}).keep(engine())
     log = LossTermLog(SimpleNamespace(terms={"pred": 1.0}))
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger="mtnet"):
         log.collect(engine())
         log.tell(engine())
     assert list(tmp_path.iterdir()) == [] and "pred" not in caplog.text
