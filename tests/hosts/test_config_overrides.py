@@ -265,7 +265,7 @@ def test_fine_tuning_on_one_s_own_labels_is_one_command_and_the_bundle_answers_i
     save_state(first, tmp_path / "first.pt")
     changes |= {"manifest": str(write_pictures(tmp_path / "data")), "precision": "float32", "learning_rate": 0.0}
     parser = config(name, "train", {**changes, "labels": own, "initial_weights": str(tmp_path / "first.pt")})
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", logger="mtnet"):
         parser.get_parsed_content("train#trainer").run()
     assert "new, since first.pt has nothing that fits: branches.classification.head" in caplog.text
     published = read_state(tmp_path / "models" / "model.pt")

@@ -47,7 +47,7 @@ def trainer_of(folder: Path, seed: int, **options):
         "patches_per_bag": 1,
         "max_epochs": 2,
         "precision": "float32",
-        "train#dataloader#num_workers": 0,
+        "workers": 0,
         **options,
     }
     for name, value in changes.items():
@@ -111,7 +111,7 @@ def test_a_training_that_was_stopped_and_gone_on_with_gives_the_weights_of_one_t
 @pytest.mark.slow
 def test_what_training_publishes_is_taken_by_the_bundle_as_local_weights(tmp_path, caplog):
     trainer, parser = trainer_of(tmp_path, 0, max_epochs=1, ema_decay=0.0)
-    with caplog.at_level(logging.INFO, logger="mtnet"):
+    with caplog.at_level(logging.INFO):
         trainer.run()
     folder = tmp_path / "bundle"
     metadata = json.loads((CONFIGS / "metadata.json").read_text())
