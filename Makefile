@@ -37,7 +37,7 @@ $(STAMP): constraints.txt setup.cfg
 	@if [ ! -x $(PY) ] || ! cmp -s constraints.txt $(STAMP); then \
 		rm -rf $(VENV) && $(PYTHON) -m venv $(VENV) && \
 		$(PY) -m pip install --quiet -c constraints.txt torch setuptools wheel && \
-		$(PY) -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[onnx,openvino,test,lint]'; \
+		$(PY) -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[onnx,openvino,node,batch,ray,test,lint]'; \
 	fi
 	@$(PY) -c 'import torchvision' 2>/dev/null || { \
 		SITE=$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
@@ -69,9 +69,12 @@ $(LABEL_STAMP): constraints-label.txt setup.cfg
 label: label-env
 	@$(LABEL_PY) -m mtnet.hosts.label.start --bundle "$(BUNDLE)" --studies "$(STUDIES)" --port $(PORT)
 
-# DICOM judges that are no Python packages.
+# Judges and peers that are no Python packages: a validator, an archive, senders and receivers, a browser.
 judges:
-	@command -v dciodvfy >/dev/null || { apt-get update -qq && apt-get install -y -qq dicom3tools >/dev/null; }
+	@command -v dciodvfy >/dev/null && command -v Orthanc >/dev/null && command -v storescu >/dev/null \
+		&& command -v chromium >/dev/null \
+		|| { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+			dicom3tools orthanc orthanc-dicomweb dcmtk chromium >/dev/null; }
 
 demo: env
 	@$(PY) -m mtnet demo --output out/demo
