@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,12 @@ def add_parser(commands: Any) -> None:
         "mtnet infer STUDY OUT2 --bundle res_mtnet_nodule --lesions OUT/findings.json. "
         "Exit codes: 0 all answered, 1 some or all refused, 2 wrong usage, 3 failed unexpectedly.",
     )
-    what = "DICOM folder, zip or file; NIfTI, NRRD or MetaImage; picture, video, or a folder of these"
-    parser.add_argument("path", type=Path, metavar="PATH", help=what)
+    what = (
+        "DICOM folder, zip or file; NIfTI, NRRD or MetaImage; picture, video, or a folder of these; or a study or "
+        "series on a DICOMweb server, dicomweb+http://HOST/dicom-web/studies/UID[/series/UID], whose credentials are "
+        "MTNET_DICOMWEB_USER and MTNET_DICOMWEB_PASSWORD, or MTNET_DICOMWEB_TOKEN, of the environment"
+    )
+    parser.add_argument("path", metavar="PATH", help=what)
     parser.add_argument("out", type=Path, metavar="OUT", help="folder for the results, made where it is missing")
     parser.add_argument("--bundle", required=True, metavar="NAME|DIR", help="bundle, by name or folder")
     parser.add_argument("--series", metavar="UID", help="take this series, whatever the series rule says")
@@ -93,6 +98,20 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Answer the studies and print a table of what was found."""
+    from mtnet.hosts.dicomweb import SCHEMES, parse_study_url
+
+    with ExitStack() as stack:
+        path = Path(args.path)
+        if args.path.startswith(SCHEMES):
+            web, study, series = parse_study_url(args.path)
+            args.series = args.series or series
+            path = stack.enter_context(web.fetched(study, series))
+        if not path.exists():
+            raise FileNotFoundError(f"{path} does not exist; give a DICOM folder, zip or file, or an image file.")
+        return _answer(path, args)
+
+
+def _answer(path: Path, args: argparse.Namespace) -> int:
     from mtnet.bundle import find_bundle
     from mtnet.inference.input_check import DOMAIN_CODES
     from mtnet.points import asked
@@ -100,9 +119,7 @@ def run(args: argparse.Namespace) -> int:
     from mtnet.results import check_seg_kind
     from mtnet.study_folder import WriteOptions, answer_studies, check_out
 
-    if not args.path.exists():
-        raise FileNotFoundError(f"{args.path} does not exist; give a DICOM folder, zip or file, or an image file.")
-    check_out(args.path, args.out)
+    check_out(path, args.out)
     points = asked(args.at, args.lesions)
     write = WriteOptions(check_seg_kind(args.seg), capture=not args.no_capture)
     predictor = Predictor.from_bundle(
@@ -126,7 +143,7 @@ def run(args: argparse.Namespace) -> int:
     )
     refused = 0
     with progress_bar() as progress:
-        for outcome in answer_studies(predictor, args.path, args.out, options, progress, write):
+        for outcome in answer_studies(predictor, path, args.out, options, progress, write):
             refused += outcome.written is None
             print_outcome(outcome)
             if any(line.code in DOMAIN_CODES for line in outcome.refusal):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,8 +39,7 @@ def parse_study_url(text: str) -> tuple[DicomWeb, str, str | None]:
     """Server, study and series of ``dicomweb+http://HOST/dicom-web/studies/UID[/series/UID]``.
 
     Raises:
-        ValueError: it is no such URL, or a UID in it is none.
-        ImportError: the extra ``dicomweb`` is missing.
+        ValueError: it is no such URL, a UID in it is none, or as ``DicomWeb``.
     """
     root, found, rest = text.partition("/studies/")
     parts = rest.rstrip("/").split("/")
@@ -67,8 +67,8 @@ class DicomWeb:
         timeout_s: seconds that it may take to be reached, and then be silent.
 
     Raises:
-        ValueError: the URL is none, holds credentials or a query, or the environment holds half of the credentials.
-        ImportError: the extra ``dicomweb`` is missing.
+        ValueError: the URL is none, holds credentials or a query, the environment holds half of the credentials, or
+            the extra ``dicomweb`` is missing.
     """
 
     def __init__(self, url: str, *, timeout_s: float = 30.0) -> None:
@@ -85,7 +85,7 @@ class DicomWeb:
 
             from mtnet.hosts.dicomweb_session import Session
         except ImportError as error:
-            raise ImportError("DICOMweb needs an extra: pip install 'mtnet[dicomweb]'.") from error
+            raise ValueError(f"DICOMweb needs an extra ({error.name}): pip install 'mtnet[dicomweb]'.") from error
         self.url = parts.geturl()
         self.timeout_s = timeout_s
         # What it repeats by itself it posts without its body, so it repeats nothing.
@@ -101,14 +101,15 @@ class DicomWeb:
         search = self._client.search_for_studies
         return self._pages("the list of studies", _STUDY, search, search_filters=dict(query))
 
-    def find_series(self, study_uid: str) -> list[str]:
-        """UIDs of the series of a study.
+    def find_series(self, study_uid: str, query: Mapping[str, str] | None = None) -> list[str]:
+        """UIDs of the series of a study, or of those that match, such as ``{"Modality": "CT"}``.
 
         Raises:
-            DicomWebError: the server cannot be reached, refuses, or holds no such study.
+            DicomWebError: the server cannot be reached, refuses, or, where all are asked for, holds no such study.
         """
-        found = self._pages("the series of a study", _SERIES, self._client.search_for_series, check_uid(study_uid))
-        if not found:
+        search, filters = self._client.search_for_series, dict(query or {})
+        found = self._pages("the series of a study", _SERIES, search, check_uid(study_uid), search_filters=filters)
+        if not found and not query:
             raise DicomWebError(f"{self.url} holds no study {study_uid}.")
         return found
 
@@ -140,6 +141,17 @@ class DicomWeb:
     def fetch_study(self, study_uid: str, folder: Path) -> list[Path]:
         """As ``fetch_series``, every series of the study into one folder."""
         return self._fetch(study_uid, self.find_series(study_uid), Path(folder))
+
+    @contextmanager
+    def fetched(self, study_uid: str, series_uid: str | None = None) -> Iterator[Path]:
+        """A temporary folder with the study, or with one series of it; raises as ``fetch_study``."""
+        with tempfile.TemporaryDirectory(prefix="mtnet-") as temporary:
+            folder = Path(temporary) / "study"
+            if series_uid is None:
+                self.fetch_study(study_uid, folder)
+            else:
+                self.fetch_series(study_uid, series_uid, folder)
+            yield folder
 
     def store(self, paths: Sequence[Path]) -> None:
         """Store DICOM files, one after the other; the server has all of them when this returns.

@@ -270,5 +270,5 @@ def test_a_url_of_no_study_is_refused_without_what_may_be_secret_in_it(text: str
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "dicomweb_client", None)
-    with pytest.raises(ImportError, match=r"pip install 'mtnet\[dicomweb\]'"):
+    with pytest.raises(ValueError, match=r"pip install 'mtnet\[dicomweb\]'"):
         DicomWeb("http://127.0.0.1/dicom-web")
