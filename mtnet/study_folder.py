@@ -53,20 +53,17 @@ def answer_studies(
     """
     check_out(path, out)
     options = options or ReadOptions()
-    studies = scan(path, options.limits)
-    if options.series_uid is not None:
-        studies = _with_series(studies, options.series_uid)
     write = write or WriteOptions()
-    items = predictor.items(studies, options)
+    items = items_at(predictor, path, options)
     for number, item in enumerate(items, 1):
         folder = out if len(items) == 1 else out / str(number)
-        case = _read(predictor, item, options)
+        case = read_or_refuse(predictor, item, options)
         try:
             if isinstance(case, Clip):
                 written = answer_clip(predictor, case, folder, seg=write.seg, capture=write.capture, progress=progress)
             elif isinstance(case, Case):
                 findings = predictor.finish(case, predictor.infer(case, progress))
-                written = _write(findings, case, folder, write)
+                written = write_case(findings, case, folder, write)
             else:
                 clear_results(folder)
                 yield StudyOutcome(folder, None, case)
@@ -78,7 +75,21 @@ def answer_studies(
         yield StudyOutcome(folder, written)
 
 
-def _write(findings: Findings, case: Case, folder: Path, options: WriteOptions) -> Written:
+def items_at(predictor: Predictor, path: Path, options: ReadOptions) -> list[Item]:
+    """What there is to answer under ``path``: studies for a network of volumes, else images and clips.
+
+    Raises:
+        FileNotFoundError: there is nothing at ``path``.
+        RefusedError: nothing there is a study.
+    """
+    studies = scan(path, options.limits)
+    if options.series_uid is not None:
+        studies = _with_series(studies, options.series_uid)
+    return predictor.items(studies, options)
+
+
+def write_case(findings: Findings, case: Case, folder: Path, options: WriteOptions) -> Written:
+    """Write what was found in a study or image into its folder; raises as ``write_results``."""
     return write_results(
         findings,
         case.volume,
@@ -104,7 +115,7 @@ def check_out(path: Path, out: Path) -> None:
         )
 
 
-def _read(predictor: Predictor, item: Item, options: ReadOptions) -> Case | Clip | tuple[ReportLine, ...]:
+def read_or_refuse(predictor: Predictor, item: Item, options: ReadOptions) -> Case | Clip | tuple[ReportLine, ...]:
     """One item, or the lines that refuse it."""
     try:
         return predictor.read_item(item, options)
