@@ -61,8 +61,8 @@ class AveragedWeights:
     def _move(self, averages: Sequence[Tensor], values: Sequence[Tensor], steps: Tensor | int) -> None:
         done = float(steps)
         share = 1 - min(self.decay, (1 + done) / (_SOONEST + done))
-        for average, value in zip(averages, values, strict=True):
-            if average.is_floating_point():
-                average.lerp_(value.to(average.dtype), share)
-            else:
-                average.copy_(value)
+        # The tensors of one call have one type.
+        if averages[0].is_floating_point():
+            torch._foreach_lerp_(list(averages), [value.to(averages[0].dtype) for value in values], share)
+        else:
+            torch._foreach_copy_(list(averages), list(values))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.data import CacheDataset
+from monai.data import CacheDataset, MetaTensor
 from monai.transforms import Compose, Randomizable, RandomizableTrait
 from torch.utils.data import Dataset
 
@@ -56,6 +56,8 @@ class EpochsOfSamples(Dataset[Any]):
             steps = transform.flatten().transforms
             first = next((n for n, step in enumerate(steps) if isinstance(step, RandomizableTrait)), len(steps))
             self.data, self.transform = kept_samples(data, Compose(steps[:first]), cache_gib), Compose(steps[first:])
+        flat = self.transform.flatten().transforms if type(self.transform) is Compose else [self.transform]
+        self._random = [step for step in flat if isinstance(step, Randomizable)]
 
     @property
     def steps(self) -> int:
@@ -70,10 +72,12 @@ class EpochsOfSamples(Dataset[Any]):
             raise IndexError(f"Item {index} of {len(self)}.")
         epoch, place = divmod(index, self.steps * self.items_a_step)
         number = int(self._order(epoch)[place % len(self.data)])
-        if isinstance(self.transform, Randomizable):
-            state = np.random.SeedSequence((self.seed, epoch, place)).generate_state(1)
-            self.transform.set_random_state(seed=int(state[0]))
-        return self.transform(dict(self.data[number]))
+        seed = np.random.SeedSequence((self.seed, epoch, place)).generate_state(1)
+        # One generator for all steps of an item: to seed one takes as long as some of the steps.
+        state = np.random.RandomState(int(seed[0]))
+        for step in self._random:
+            step.set_random_state(state=state)
+        return self.transform({key: _without_notes(value) for key, value in self.data[number].items()})
 
 
 def kept_samples(data: Sequence[Mapping[str, Any]], transform: Compose, gib: float) -> CacheDataset:
@@ -90,3 +94,11 @@ def kept_samples(data: Sequence[Mapping[str, Any]], transform: Compose, gib: flo
         tensors = [value for value in flat(dict(data[0])).values() if torch.is_tensor(value)]
         room = int(gib * _GIB / max(1, sum(tensor.numel() * tensor.element_size() for tensor in tensors)))
     return CacheDataset(data, flat, cache_num=room, num_workers=1, progress=sys.stderr.isatty())
+
+
+def _without_notes(value: Any) -> Any:
+    """A tensor on the same memory that does not tell what was done to it: steps add to a list of that, which on kept
+    samples would grow from epoch to epoch, and with it the time that every step takes to copy it."""
+    if not isinstance(value, MetaTensor):
+        return value
+    return MetaTensor(value.as_tensor(), meta=dict(value.meta), applied_operations=[])

@@ -64,10 +64,12 @@ class LoadSampled(Transform):  # type: ignore[misc]  # MONAI is not typed
 
     Args:
         masks: read them; a network without a dense output does not need them.
+        boxes: keep them; a network without boxes does not need to have them carried along.
     """
 
-    def __init__(self, masks: bool = True) -> None:
+    def __init__(self, masks: bool = True, boxes: bool = True) -> None:
         self.masks = masks
+        self.boxes = boxes
         self._load = LoadImageStudyd(keys="image")
         self._load_mask = LoadImageStudyd(keys="mask")
 
@@ -84,7 +86,9 @@ class LoadSampled(Transform):  # type: ignore[misc]  # MONAI is not typed
             item["label"] = self._mask([Path(file) for file in files], item["image"], str(item.get("id", "the item")))
         else:
             item.pop("label", None)
-        if "boxes" in item:
+        if not self.boxes:
+            item.pop("boxes", None)
+        elif "boxes" in item:
             axes = _axes(item["image"])
             item["boxes"] = torch.tensor(item["boxes"], dtype=torch.float32).reshape(-1, 2 * axes)
             item[AFFINE_OF_BOXES] = item["image"].affine.clone()

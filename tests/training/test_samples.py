@@ -64,7 +64,8 @@ def test_masks_of_one_image_are_joined_and_an_empty_mask_is_not_an_unknown_one(t
     empty = LoadSampled()(samples_of(manifest, "test")[1])["label"]
     assert empty.shape == (80, 48) and empty.sum() == 0
     assert "label" not in LoadSampled()(samples_of(manifest, "train")[2])
-    assert "label" not in LoadSampled(masks=False)(item)
+    assert "label" not in LoadSampled(masks=False)(item) and "boxes" in LoadSampled(masks=False)(item)
+    assert not {"boxes", "boxes_affine"} & LoadSampled(boxes=False)(item).keys()
 
 
 def test_a_mask_of_another_size_is_refused_by_the_sample_s_id(tmp_path, manifest):
@@ -157,6 +158,24 @@ def test_what_is_random_comes_from_seed_epoch_and_sample_alone(manifest):
     assert not torch.equal(data(seed=1)[0]["image"], seen[0]["image"]) or data(seed=1)[0]["id"] != seen[0]["id"]
     with pytest.raises(IndexError):
         whole[12]
+
+
+def test_what_is_kept_of_samples_gathers_no_notes_of_what_was_done_to_them(manifest):
+    steps = [LoadSampled(), breast_ultrasound.preprocessing((32, 32), load=False)]
+    data = EpochsOfSamples(
+        samples_of(manifest, "train"),
+        Compose([*steps, augmentation(turn_degrees=20, zoom=0.2, blur=1.0)]),
+        epochs=9,
+        items_a_step=1,
+        cache_gib=1.0,
+    )
+    kept = [data.data[number]["image"] for number in range(len(data.data))]
+    before = [(len(image.applied_operations), image.clone()) for image in kept]
+    seen = [data[index]["image"] for index in range(len(data))]
+    assert [len(image.applied_operations) for image in kept] == [notes for notes, _ in before]
+    assert all(torch.equal(image, first) for image, (_, first) in zip(kept, before, strict=True))
+    # The affine still tells where an image went: boxes follow it.
+    assert any(not torch.equal(image.affine, kept[0].affine) for image in seen)
 
 
 def test_an_image_and_its_label_change_together_and_a_missing_label_is_no_obstacle(manifest):
