@@ -56,7 +56,8 @@ class EpochsOfSamples(Dataset[Any]):
             steps = transform.flatten().transforms
             first = next((n for n, step in enumerate(steps) if isinstance(step, RandomizableTrait)), len(steps))
             self.data, self.transform = kept_samples(data, Compose(steps[:first]), cache_gib), Compose(steps[first:])
-        flat = self.transform.flatten().transforms if type(self.transform) is Compose else [self.transform]
+        chain: Any = self.transform
+        flat = chain.flatten().transforms if type(chain) is Compose else [chain]
         self._random = [step for step in flat if isinstance(step, Randomizable)]
 
     @property
