@@ -20,6 +20,7 @@ from mtnet.results import SegKind, Written, clear_results, write_results
 from mtnet.results.findings_json import frame_to_dict
 from mtnet.results.image_overlay import MOST_FRAMES
 from mtnet.results.overlay_video import OverlayVideo, can_write_video
+from mtnet.results.page import PageFrames
 from mtnet.structures import (
     Findings,
     FrameTimings,
@@ -51,9 +52,11 @@ def answer_clip(
     *,
     seg: SegKind = "binary",
     capture: bool = True,
+    page: bool = False,
     progress: Progress | None = None,
 ) -> Written:
-    """Answer every frame, and write the results; besides a few frames for the overlay no pixels are kept.
+    """Answer every frame, and write the results; besides a few frames for the overlay no pixels are kept, and for the
+    page (``report.html``, where ``page`` asks for it) at most 13 MiB of small pictures.
 
     The masks of a DICOM clip are kept for its DICOM SEG while they take less than 1 GiB; those of a video are not: the
     overlay video shows them, and ``frames.jsonl`` has their sizes.
@@ -67,6 +70,7 @@ def answer_clip(
         shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=_WORK, dir=folder) as work, ExitStack() as stack:
         gathered = _Gathered(clip)
+        shown = PageFrames(*clip.frames.shape, single=False) if page else None
         lines = stack.enter_context((Path(work) / FRAMES).open("w", encoding="utf-8"))
         video: OverlayVideo | None = None
         with clip.meter.stage("frames"):
@@ -78,6 +82,9 @@ def answer_clip(
                     video.write(answered.frame.array, answered.findings)
                 lines.write(json.dumps(frame_to_dict(answered.findings, *_told(answered)), allow_nan=False) + "\n")
                 gathered.add(answered)
+                if shown is not None:
+                    frame = answered.frame
+                    shown.add(frame.index, frame.array, answered.findings, frame.time_ms)
                 if progress is not None:
                     progress(gathered.count, max(clip.count or 0, gathered.count))
         stack.close()
@@ -92,6 +99,7 @@ def answer_clip(
             image=clip.header,
             frames=gathered.shown,
             made=made,
+            page=shown or False,
             meter=clip.meter,
         )
 

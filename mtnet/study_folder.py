@@ -16,10 +16,12 @@ from mtnet.structures import Findings, RefusedError, ReportLine, Study
 
 @dataclass(frozen=True, slots=True)
 class WriteOptions:
-    """Which DICOM objects to write: the kind of SEG, and whether the overlay is captured for the archive."""
+    """Which DICOM objects to write: the kind of SEG, and whether the overlay is captured for the archive. ``page`` is
+    whether to write ``report.html`` too."""
 
     seg: SegKind = "binary"
     capture: bool = True
+    page: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,9 @@ def answer_studies(
         case = read_or_refuse(predictor, item, options)
         try:
             if isinstance(case, Clip):
-                written = answer_clip(predictor, case, folder, seg=write.seg, capture=write.capture, progress=progress)
+                written = answer_clip(
+                    predictor, case, folder, seg=write.seg, capture=write.capture, page=write.page, progress=progress
+                )
             elif isinstance(case, Case):
                 findings = predictor.finish(case, predictor.infer(case, progress))
                 written = write_case(findings, case, folder, write)
@@ -97,6 +101,7 @@ def write_case(findings: Findings, case: Case, folder: Path, options: WriteOptio
         dicom_seg=options.seg,
         dicom_capture=options.capture,
         image=case.header,
+        page=options.page,
         meter=case.meter,
     )
 

@@ -67,6 +67,9 @@ def add_parser(commands: Any) -> None:
         help="kind of DICOM SEG (default: binary; labelmap is newer than many viewers)",
     )
     parser.add_argument("--no-capture", action="store_true", help="leave out overlay.dcm, the overlay for the archive")
+    parser.add_argument(
+        "--page", action="store_true", help="also write report.html, a page to look at that needs no network"
+    )
     parser.add_argument("--trust-bundle", action="store_true", help="let the bundle's config run code of its own")
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
@@ -121,7 +124,7 @@ def _answer(path: Path, args: argparse.Namespace) -> int:
 
     check_out(path, args.out)
     points = asked(args.at, args.lesions)
-    write = WriteOptions(check_seg_kind(args.seg), capture=not args.no_capture)
+    write = WriteOptions(check_seg_kind(args.seg), capture=not args.no_capture, page=args.page)
     predictor = Predictor.from_bundle(
         find_bundle(args.bundle),
         device=args.device,

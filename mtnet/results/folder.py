@@ -22,6 +22,7 @@ from mtnet.results.image_overlay import write_image_overlay
 from mtnet.results.image_seg import write_image_seg
 from mtnet.results.nifti import write_lesions_nifti, write_reconstruction_nifti, write_segmentation_nifti
 from mtnet.results.overlay import write_overlay
+from mtnet.results.page import PageFrames, may_show_text, write_page
 from mtnet.results.plane_files import write_mask, write_redrawn
 from mtnet.results.segmentation import SegKind, check_seg_kind
 from mtnet.structures import Findings, StageCost, Volume
@@ -41,6 +42,8 @@ RESULT_FILES = (
     "overlay.png",
     "overlay.dcm",
 )
+# Where it is asked for.
+PAGE = "report.html"
 # Further ones of images and clips.
 PLANE_FILES = (
     "segmentation.png",
@@ -93,6 +96,7 @@ def write_results(
     pictures: NDArray[np.uint8] | None = None,
     frames: Mapping[int, NDArray[np.generic]] | None = None,
     made: Mapping[str, Path] | None = None,
+    page: bool | PageFrames = False,
     meter: Meter | None = None,
 ) -> Written:
     """Write everything that the findings hold into a folder, which is made where it is missing.
@@ -114,6 +118,7 @@ def write_results(
         frames: of a clip, the frames ``(C, i, j)`` by number that the overlay shows.
         made: name in the folder to a file on the same file system that was made before, such as what was written
             while a clip was read; it is moved there.
+        page: whether to write ``report.html``, which needs ``volume``; of a clip, the frames that it shows.
         meter: measures the writing; what it has measured so far becomes the costs of the findings.
 
     Raises:
@@ -144,6 +149,8 @@ def write_results(
             writer.overlay(volume)
         if dicom_capture:
             writer.capture(pictures)
+        if page is not False:
+            writer.page(volume, page)
     findings = writer.findings
     if meter is not None:
         findings = replace(findings, costs=tuple(meter.costs))
@@ -244,6 +251,17 @@ class _Writer:
             self.sc = DicomOutcome(False, _why(error))
         self._told("overlay.dcm", self.sc)
 
+    def page(self, volume: Volume | None, page: bool | PageFrames) -> None:
+        """The page, whose report has all that the other writers noticed."""
+        frames = page if isinstance(page, PageFrames) else None
+        if frames is None and volume is not None and self.findings.plane is not None:
+            frames = PageFrames.of_image(volume.array[..., 0], self.findings)
+        if frames is None and volume is None:
+            return
+        text = may_show_text(self.findings, self._image)
+        shown = volume if frames is None else None
+        self._put(PAGE, lambda found, path: write_page(found, path, volume=shown, frames=frames, may_show_text=text))
+
     def _read_overlay(self) -> NDArray[np.uint8]:
         from PIL import Image
 
@@ -273,7 +291,7 @@ def clear_results(folder: Path) -> None:
     """
     if not folder.is_dir():
         return
-    names = (*RESULT_FILES, *PLANE_FILES)
+    names = (*RESULT_FILES, *PLANE_FILES, PAGE)
     for name in names:
         (folder / name).unlink(missing_ok=True)
     parts = (name.partition(".") for name in names)
