@@ -7,6 +7,7 @@ LABEL_VENV := .venv-label
 LABEL_PY := $(LABEL_VENV)/bin/python
 LABEL_STAMP := $(LABEL_VENV)/.made-from
 PORT ?= 8000
+APP ?= stock
 PHANTOM_SEEDS ?= 20
 
 export PYTHONHASHSEED := 0
@@ -25,7 +26,7 @@ help:
 	@echo "make verbs           every verb of MONAI's command on every bundle, into docs/verbs.md"
 	@echo "make score-phantoms  sensitivity and false boxes on held-out phantoms"
 	@echo "make weights         train the chest-CT bundle on drawn data (hours; goes on where it stopped)"
-	@echo "make label           MONAI Label on a bundle: BUNDLE=name-or-folder STUDIES=folder [PORT=8000]"
+	@echo "make label           MONAI Label on a bundle: BUNDLE=name-or-folder STUDIES=folder-or-archive [APP=stock|mtnet] [PORT=8000]"
 	@echo "make test-older      reading and writing with the older versions that MONAI Label needs"
 	@echo "make train-all       every training of data/trainings.json in pieces, resumable; make train-status tells how far"
 	@echo "make soak            what is too long for make test"
@@ -67,7 +68,7 @@ $(LABEL_STAMP): constraints-label.txt setup.cfg
 	@cp constraints-label.txt $(LABEL_STAMP)
 
 label: label-env
-	@$(LABEL_PY) -m mtnet.hosts.label.start --bundle "$(BUNDLE)" --studies "$(STUDIES)" --port $(PORT)
+	@$(LABEL_PY) -m mtnet.hosts.label.start --app $(APP) --bundle "$(BUNDLE)" --studies "$(STUDIES)" --port $(PORT)
 
 # Judges and peers that are no Python packages: a validator, an archive, senders and receivers, a browser.
 judges:

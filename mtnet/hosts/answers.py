@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from mtnet.cases import Case
 from mtnet.decoded import Decoded, Seen, decode_all
+from mtnet.hosts.input_check import HostInputCheck
 from mtnet.inference.cost import NoMeter
 from mtnet.inference.inferer import PROBABILITIES, UNDER_DROPOUT, grid_from_ras, source_grid
 from mtnet.inference.plan import DenseOutput, Detections, Outputs
@@ -32,6 +34,7 @@ from mtnet.structures import (
     OutputSpec,
     Plane,
     Point,
+    RefusedError,
     ReportLine,
     Source,
     Volume,
@@ -42,6 +45,11 @@ TOLD = ("labels", "lesions", "image_classes", "measured", "extras", "report")
 """Keys of ``findings.json`` that an answer holds."""
 RESULT = "result"
 """Key whose entries MONAI Label sends as JSON beside the label map."""
+ALLOW_OUTSIDE = "allow_outside"
+"""Key that a client sets to have an image answered that lies outside of the bundle's input domain, and flagged."""
+
+_EXTENSION = "result_extension"
+_NO_LABEL_FILES = (".jpg", ".jpeg", ".bmp")
 
 
 class HostAnswersd(MapTransform):  # type: ignore[misc]  # MONAI is not typed
@@ -51,6 +59,8 @@ class HostAnswersd(MapTransform):  # type: ignore[misc]  # MONAI is not typed
       image ``(i, j)``, which is what MONAI Label's writer takes. A network of points gives the balls that it measured.
     - ``result`` gets lesions (with box and centre in mm, classes and measures), image classes, measured values and the
       report on the input, as ``findings.json`` has them. A redrawn image is left out.
+    - An image outside of the bundle's input domain is refused or flagged, as ``mtnet infer`` does.
+    - Where the image's own kind of file cannot hold labels (JPEG), MONAI Label is told to write a PNG.
     - Of a network that is scored under dropout the key becomes probabilities, one channel a class, whose entropy MONAI
       Label takes: those of a mask of one class with those of its background, those of image classes at every voxel.
 
@@ -58,18 +68,24 @@ class HostAnswersd(MapTransform):  # type: ignore[misc]  # MONAI is not typed
         keys: where the dict of answers lies, usually ``pred``.
         network: whose answers they are; what it says of its outputs is all that is used.
         image: key of the image as the network saw it, with the metadata of ``LoadImageStudyd``.
+        bundle: name of the bundle whose input domain the image is held against; without it nothing is.
     """
 
-    def __init__(self, network: MultiTaskNet, keys: KeysCollection = "pred", image: str = "image") -> None:
+    def __init__(
+        self, network: MultiTaskNet, keys: KeysCollection = "pred", image: str = "image", bundle: str | None = None
+    ) -> None:
         super().__init__(keys)
         self.outputs: tuple[OutputSpec, ...] = tuple(network.outputs)
         self.image = image
+        self.check = None if bundle is None else HostInputCheck(bundle)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return a copy of ``data`` with the label map and what else was found.
 
         Raises:
             ValueError: the image's metadata do not tell the grid that it was loaded on.
+            RefusedError: the image lies outside of the bundle's input domain; in MONAI Label an ``HTTPException``, of
+                which its clients are shown the detail.
         """
         shown = dict(data)
         image: MetaTensor = shown[self.image]
@@ -84,7 +100,8 @@ class HostAnswersd(MapTransform):  # type: ignore[misc]  # MONAI is not typed
             if UNDER_DROPOUT in answers:
                 shown[key] = self._probabilities(answers, source)
                 continue
-            findings = self._findings(answers, image, source, data.get(AT))
+            noticed = self._checked(image, allow_outside=bool(data.get(ALLOW_OUTSIDE)))
+            findings = self._findings(answers, image, source, data.get(AT), noticed)
             document = findings_to_dict(findings)
             shown[RESULT] = {**shown.get(RESULT, {}), **{name: document[name] for name in TOLD if name in document}}
             if findings.label_map is not None:
@@ -92,10 +109,27 @@ class HostAnswersd(MapTransform):  # type: ignore[misc]  # MONAI is not typed
                 array = findings.label_map.array[0, ..., 0] if flat else findings.label_map.array
                 affine = torch.as_tensor(np.array(image.meta[MetaKeys.ORIGINAL_AFFINE], np.float64))
                 shown[key] = MetaTensor(torch.from_numpy(np.ascontiguousarray(array)), affine=affine)
+                name = str(image.meta.get(ImageMetaKey.FILENAME_OR_OBJ, "")).lower()
+                if not shown.get(_EXTENSION) and name.endswith(_NO_LABEL_FILES):
+                    shown[_EXTENSION] = ".png"
         return shown
 
+    def _checked(self, image: MetaTensor, *, allow_outside: bool) -> tuple[ReportLine, ...]:
+        """What the input domain has to say of the image."""
+        if self.check is None:
+            return ()
+        try:
+            return self.check(Path(str(image.meta[ImageMetaKey.FILENAME_OR_OBJ])), allow_outside=allow_outside)
+        except RefusedError as refused:
+            raise _for_client(refused) from None
+
     def _findings(
-        self, answers: Mapping[str, Tensor], image: MetaTensor, source: Geometry, at_lps_mm: Sequence[float] | None
+        self,
+        answers: Mapping[str, Tensor],
+        image: MetaTensor,
+        source: Geometry,
+        at_lps_mm: Sequence[float] | None,
+        noticed: Sequence[ReportLine],
     ) -> Findings:
         flat = len(image.meta[MetaKeys.SPATIAL_SHAPE]) == 2
         name = str(
@@ -116,7 +150,7 @@ class HostAnswersd(MapTransform):  # type: ignore[misc]  # MONAI is not typed
             label_map=made.label_map,
             measured=made.measured,
             extras=made.extras,
-            report=InputReport(tuple(report)).plus(made.lines),
+            report=InputReport(tuple(report)).plus((*noticed, *made.lines)),
             plane=Plane(_pixel_spacing_mm(image)) if flat else None,
         )
 
@@ -160,6 +194,16 @@ class HostAnswersd(MapTransform):  # type: ignore[misc]  # MONAI is not typed
         everywhere = values if spec.kind == "dense" else values.reshape(-1, 1, 1, 1).expand(-1, *source.shape)
         # MONAI Label sums it with numpy, which a plain tensor does not take.
         return MetaTensor(everywhere)
+
+
+def _for_client(refused: RefusedError) -> Exception:
+    """MONAI Label sends its clients the detail of a FastAPI error, and of any other none of its words."""
+    if "monailabel" not in sys.modules:
+        return refused
+    from fastapi import HTTPException
+
+    error: Exception = HTTPException(422, str(refused))
+    return error
 
 
 def _outputs(answers: Mapping[str, Tensor], specs: Sequence[OutputSpec]) -> Outputs:

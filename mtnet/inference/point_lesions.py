@@ -61,7 +61,7 @@ def lesions_at(
             place that has none.
     """
     said = [_said(answer, specs) for answer in answers]
-    labels = _labels(specs)
+    labels = place_labels(specs)
     drawn = all(DIAMETER in one.measured for one in said)
     label_map = np.zeros((1, *geometry.shape), np.uint8) if drawn else None
     lesion_map = np.zeros((1, *geometry.shape), np.uint16) if drawn else None
@@ -122,7 +122,7 @@ def _said(answer: Mapping[str, ArrayLike], specs: Sequence[OutputSpec]) -> _Said
     return _Said(classes, best or 0, measured)
 
 
-def _labels(specs: Sequence[OutputSpec]) -> tuple[Label, ...]:
+def place_labels(specs: Sequence[OutputSpec]) -> tuple[Label, ...]:
     """The classes of the first output that has some, as values of a label map."""
     classes = next((spec.labels for spec in specs if spec.labels), ())
     return tuple(replace(label, value=n) for n, label in enumerate(classes, 1)) or _NO_CLASS
