@@ -66,11 +66,13 @@ def _partners(told: Detections, among: Detections, threshold: float) -> list[boo
     return list((pairwise_iou(boxes, among.box_index).amax(1) >= 0.5).tolist()) if len(boxes) else []
 
 
-def monai_labels(network: torch.nn.Module, image: Tensor, window: tuple[int, ...], overlap: float) -> Tensor:
+def monai_labels(
+    network: torch.nn.Module, image: Tensor, window: tuple[int, ...], overlap: float, batch: int
+) -> Tensor:
     """Labels by MONAI's inferer in float32: the full forward, less the outputs that it cannot blend."""
     from monai.inferers import SlidingWindowInferer
 
-    inferer = SlidingWindowInferer(window, 1, overlap, mode="gaussian")
+    inferer = SlidingWindowInferer(window, batch, overlap, mode="gaussian")
 
     def full_size_only(windows: Tensor) -> dict[str, Tensor]:
         answers = network(windows)

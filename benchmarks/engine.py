@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--size", type=int, nargs=3, default=(160, 160, 128), help="voxels of the image, multiples of 16"
     )
     parser.add_argument("--window", type=int, nargs=3, default=chest_ct.WINDOW)
-    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=None, help="of torch; its own choice by default")
     parser.add_argument("--memory-of", choices=CONTENDERS, help=argparse.SUPPRESS)

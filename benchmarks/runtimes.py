@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
     image = drawn_image(ours, tuple(options.size))
     plan = replace(ours.inferer.plan, window=tuple(ours.inferer.roi_size))
     work: dict[str, Callable[[], object]] = {
-        PEER: lambda: monai_labels(theirs, image, plan.window, plan.overlap),
+        PEER: lambda: monai_labels(theirs, image, plan.window, plan.overlap, plan.batch),
     }
     plans: dict[str, Plan] = {}
     for runtime in (r for r in RUNTIMES if r not in options.without):
@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
         begun = time.perf_counter()
         ready = prepare(ours.network, one.runtime, one.precision, "cpu")
         with torch.no_grad():
-            ready(torch.zeros(1, 1, *plan.window), 1)
+            ready(torch.zeros(plan.batch, 1, *plan.window), plan.batch)
         facts[name] = {"first_pass_seconds": time.perf_counter() - begun}
         print(f"{name}: first pass {facts[name]['first_pass_seconds']:.1f} s", file=sys.stderr)
 

@@ -126,7 +126,7 @@ def measure_region(
     theirs = shipped().network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     padded, _, window = inferer.padded(image, predictor.network)
     work: dict[str, Callable[[], object]] = {
-        MONAI_WHOLE: lambda: monai_labels(theirs, padded, window, inferer.plan.overlap),
+        MONAI_WHOLE: lambda: monai_labels(theirs, padded, window, inferer.plan.overlap, inferer.plan.batch),
         MTNET_REGION: lambda: inferer.outputs_of(image, predictor.network, grid=grid, target=case.volume.geometry),
     }
     taken = in_turns(work, rounds, warm_up=False)
@@ -158,6 +158,7 @@ def _difference(
     for name, dense in found[0].dense.items():
         other = found[1].dense[name]
         a, b = (d.array if d.probabilities is None else d.probabilities for d in (dense, other))
+        inside = inside[tuple(slice(n) for n in a.shape[1:])]
         divisor = scale if dense.probabilities is None else 1.0
         largest = max(largest, float(np.abs(a - b)[:, inside].max()) / divisor)
     return largest
