@@ -87,7 +87,7 @@ class PageFrames:
         for lesion in findings.lesions:
             frame = lesion.frame or 0
             nearest = int(np.abs(np.array(order) - frame).argmin())
-            places[lesion.number] = f"frame {frame + 1} of {count}" if count > 1 else "on the image"
+            places[lesion.number] = f"frame {frame + 1} of {count}" if count > 1 else ""
             entries.append({**lesion_entry(lesion, self._box(lesion, nearest)), "shown": order[nearest] == frame})
         data = {
             "kind": "frames",
@@ -158,7 +158,7 @@ class PageFrames:
 
 def _caption(index: int, count: int, time_ms: float | None) -> str:
     if count == 1:
-        return "the image"
+        return ""
     return f"frame {index + 1} of {count}" + ("" if time_ms is None else f", {time_ms / 1000:.2f} s")
 
 

@@ -81,7 +81,7 @@ def _columns(findings: Findings, places: Mapping[int, str]) -> list[_Column]:
     measured = dict.fromkeys(key for lesion in lesions for key in lesion.measured)
     measures = dict.fromkeys(key for lesion in lesions for key in lesion.measures if key not in _IN_SIZE)
     return [
-        _Column("Class", lambda lesion: escape(lesion.label)),
+        _Column("Class", lambda lesion: escape(lesion.label.replace("_", " "))),
         _Column("Score", lambda lesion: "given" if lesion.place_given else f"{lesion.score:.2f}", "number"),
         _Column("Size", _size, "size"),
         *(_Column(_titled(c), partial(_likeliest, channel=c)) for c in channels),

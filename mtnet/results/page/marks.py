@@ -29,7 +29,7 @@ def legend(findings: Findings, codes: NDArray[np.uint8]) -> list[dict[str, Any]]
     """For each code that occurs: its colour, its name, and whether it is a lesion's."""
     occurring = np.flatnonzero(np.bincount(codes.reshape(-1), minlength=256)).tolist()
     named = {
-        code: {"code": code, "rgb": list(label.colour), "name": label.name, "lesion": False}
+        code: {"code": code, "rgb": list(label.colour), "name": label.name.replace("_", " "), "lesion": False}
         for code, label in enumerate(findings.labels[: _FIRST_LESION - 1], start=1)
     }
     for code in occurring:

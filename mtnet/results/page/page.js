@@ -375,7 +375,7 @@
     }
     const absent = lesion.shown === false ? " Its own frame is not in this page; the nearest one is shown." : "";
     element("status").textContent =
-      `Lesion ${number} of ${data.lesions.length} is shown: ${lesion.name}, ${data.slices[index]}.${absent}`;
+      `Lesion ${number} of ${data.lesions.length} is shown: ${[lesion.name, data.slices[index]].filter(Boolean).join(", ")}.${absent}`;
   };
   const control = () => {
     element("slice").max = count - 1;

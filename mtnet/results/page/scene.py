@@ -83,7 +83,7 @@ def lesion_entry(lesion: Lesion, box: NDArray[np.float64]) -> dict[str, Any]:
 
 
 def _lesion(lesion: Lesion) -> dict[str, Any]:
-    return {"number": lesion.number, "rgb": list(colour_of(lesion.number)), "name": lesion.label}
+    return {"number": lesion.number, "rgb": list(colour_of(lesion.number)), "name": lesion.label.replace("_", " ")}
 
 
 def _numbers(values: NDArray[np.float64]) -> list[float]:

@@ -48,7 +48,7 @@ def image_answers(findings: Findings) -> str:
     parts = []
     if findings.image_classes:
         rows = "".join(
-            f'<tr{" class=present" if c.present else ""}><th scope="row">{escape(c.name)}</th>'
+            f'<tr{" class=present" if c.present else ""}><th scope="row">{escape(c.name.replace("_", " "))}</th>'
             f"<td>{escape(c.output.replace('_', ' '))}</td>"
             f'<td class="number">{c.probability:.2f}</td><td class="number">{c.threshold:.2f}</td>'
             f"<td>{'present' if c.present else 'absent'}</td></tr>"
@@ -111,7 +111,9 @@ def without_names(text: str, findings: Findings) -> str:
 
 def _kind(line: ReportLine) -> str:
     if line.severity == "flagged":
-        outside = line.code in DOMAIN_VERDICTS or line.code.endswith("_outside")
+        outside = line.code.endswith("_outside") or (
+            line.code in DOMAIN_VERDICTS and not line.code.endswith("_unknown")
+        )
         return "Unlike the training data" if outside else "Flagged"
     return line.severity.capitalize()
 
