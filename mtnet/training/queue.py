@@ -6,11 +6,14 @@ What is trained is data (``data/trainings.json``): a list ``jobs`` of
 - ``config``: the ``train.json`` of a bundle;
 - ``prepare``: argument lists of ``mtnet prepare``, joined to one manifest in their order;
 - ``overrides``: ids of the config and their values (``max_epochs``, ``seed``, ``size``...);
-- ``starts_from`` (may be missing): name of a job whose weights it begins with; it waits for it.
+- ``starts_from`` (may be missing): name of a job whose weights it begins with; it waits for it;
+- ``like`` (may be missing): name of an earlier job, or of one in the file that ``base`` beside ``jobs`` names. All but
+  ``name`` and ``starts_from`` is that job's where it is not told, ``overrides`` key by key: the same recipe, but for
+  what is compared.
 
 A job's folder holds its manifest, checkpoint, log, curve and ``model.pt`` (the weights to publish, once they are
-evaluated). A piece ends with an epoch; killed at any moment it goes on from the epoch before. ``$MTNET_DATA`` in
-arguments is the folder of data, ``../shared/data`` where it is not set.
+evaluated). Jobs with the same ``prepare`` share one manifest. A piece ends with an epoch; killed at any moment it goes
+on from the epoch before. ``$MTNET_DATA`` in arguments is the folder of data, ``../shared/data`` where it is not set.
 """
 
 from __future__ import annotations
@@ -92,13 +95,19 @@ def read_jobs(path: Path) -> list[Job]:
     """The jobs of a file.
 
     Raises:
-        QueueError: there is no such file, or it is none of jobs; a name comes twice, or one starts from no earlier job.
+        QueueError: there is no such file, or it is none of jobs; a name comes twice, one starts from no earlier job, or
+            is like none that is known.
     """
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))["jobs"]
+        document = json.loads(path.read_text(encoding="utf-8"))
+        entries = document["jobs"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise QueueError(f'{path}: no file of jobs ({error!r}); expected {{"jobs": [...]}}.') from error
-    jobs = [Job.read(entry) for entry in entries]
+    known = {job.name: job for job in read_jobs(Path(document["base"]))} if "base" in document else {}
+    jobs: list[Job] = []
+    for entry in entries:
+        jobs.append(Job.read(_filled(entry, known, path)))
+        known[jobs[-1].name] = jobs[-1]
     earlier: set[str] = set()
     for job in jobs:
         if job.name in earlier:
@@ -202,9 +211,22 @@ class Queue:
         first = next((other for other in self.jobs if other.name == job.starts_from), None)
         return first is None or self.progress(first).done
 
+    def _prepared_like(self, job: Job) -> str | None:
+        """Another job that has a manifest of the same sources."""
+        for other in self.jobs:
+            folder = self.folder(other.name)
+            whole = (folder / "manifest.json").is_file() and _read(folder / "state.json").get("digest") == other.digest
+            if whole and other.prepare == job.prepare:
+                return other.name
+        return None
+
     def _commands(self, job: Job) -> Iterator[list[str]]:
         folder = self.folder(job.name)
         manifest = folder / "manifest.json"
+        if not manifest.is_file() and (prepared := self._prepared_like(job)) is not None:
+            # A link, since the manifest's paths are relative to its own folder.
+            manifest.unlink(missing_ok=True)
+            manifest.symlink_to(Path("..") / prepared / manifest.name)
         if not manifest.is_file():
             # Under another name until it is whole: a joined one that was cut off must not be trained on.
             made = folder / "preparing.json"
@@ -252,6 +274,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except QueueError as error:
         print(f"refused: {error}", file=sys.stderr)
         return 1
+
+
+def _filled(entry: Mapping[str, Any], known: Mapping[str, Job], path: Path) -> dict[str, Any]:
+    """An entry with all that the job tells which it is like."""
+    own = dict(entry)
+    name = own.pop("like", None)
+    if name is None:
+        return own
+    if name not in known:
+        raise QueueError(f"{path}: {own.get('name')!r} is like {name!r}, which is no earlier job, nor one of its base.")
+    like = known[name]
+    overrides = {**like.overrides, **own.get("overrides", {})}
+    return {"config": like.config, "prepare": like.prepare, **own, "overrides": overrides}
 
 
 def _with_data(argument: str) -> str:

@@ -93,6 +93,32 @@ def test_a_job_that_fails_twice_is_passed_over_and_the_next_call_tries_it_again(
     assert queue.run() and "failed" not in queue.line(jobs[0])
 
 
+def test_a_job_like_another_has_its_recipe_but_for_what_is_told_and_shares_its_manifest(tmp_path, monkeypatch):
+    trainings = Trainings(monkeypatch)
+    base = job("base", overrides={"seed": 1, "batch_size": 4})
+    write_jobs(tmp_path, base, job("tuned", starts_from="base")).rename(tmp_path / "base.json")
+    peer = {"name": "peer", "like": "base", "overrides": {"network_def": {"_target_": "a.b"}}}
+    again = {"name": "again", "like": "tuned", "overrides": {}}
+    path = write_jobs(tmp_path, peer, again, {"name": "faster", "like": "peer", "overrides": {"seed": 2}})
+    path.write_text(json.dumps({"base": str(tmp_path / "base.json"), **json.loads(path.read_text())}))
+    jobs = read_jobs(path)
+    assert [one.name for one in jobs] == ["peer", "again", "faster"]
+    assert jobs[0].overrides == {"seed": 1, "batch_size": 4, "network_def": {"_target_": "a.b"}}
+    assert jobs[2].overrides == {"seed": 2, "batch_size": 4, "network_def": {"_target_": "a.b"}}
+    # Weights to start from are no part of a recipe.
+    assert jobs[1].starts_from is None and jobs[1].prepare == [["folder", "$MTNET_DATA/a"]]
+    state = tmp_path / "state"
+    assert Queue(jobs, state).run()
+    assert sum("prepare" in command for command in trainings.asked) == 1
+    assert (state / "faster" / "manifest.json").resolve() == (state / "peer" / "manifest.json").resolve()
+    # Where the one that it shared is gone, it is prepared anew.
+    (state / "peer" / "manifest.json").unlink()
+    (state / "again" / "curve.json").unlink()
+    assert Queue(jobs, state, only=["again"]).run() and not (state / "again" / "manifest.json").is_symlink()
+    with pytest.raises(QueueError, match="'b' is like 'c', which is no earlier job, nor one of its base"):
+        read_jobs(write_jobs(tmp_path, {"name": "b", "like": "c"}))
+
+
 def test_what_cannot_be_gone_on_with_is_refused_with_what_to_do(tmp_path, monkeypatch):
     Trainings(monkeypatch)
     state = tmp_path / "state"
