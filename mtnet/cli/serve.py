@@ -73,7 +73,7 @@ def _mend(args: argparse.Namespace, config: NodeConfig) -> int:
             studies = overview(ledger, study)
             print(json.dumps(studies, indent=2) if args.json else _table(studies))
         elif args.action == "retry":
-            print(f"{ledger.retry(study)} thing(s) that were set aside start anew.")
+            print(f"{ledger.retry(study)} thing(s) that were set aside, or waited after a failure, start anew.")
         elif study is None:
             raise ValueError("Which study is to be forgotten? mtnet serve status lists them.")
         else:

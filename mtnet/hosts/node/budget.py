@@ -35,6 +35,8 @@ class Budget:
         """Count one fragment of a message (PS3.8 annex E.2); returns the limit that is passed with it, or nothing."""
         header, count = fragment[0], len(fragment) - 1
         with self._lock:
+            if association not in self._held:
+                self._held = {other: each for other, each in self._held.items() if other.is_alive()}
             held = self._held.setdefault(association, _Held())
             if header & 1:
                 held.command = 0 if header & 2 else held.command + count
@@ -44,7 +46,7 @@ class Budget:
                 return "too_many_messages"
             if held.data > self._limits.max_instance_bytes:
                 return "instance_too_large"
-            total = sum(each.data for other, each in self._held.items() if other.is_alive())
+            total = sum(each.data for each in self._held.values())
         return "memory" if total > self._limits.max_memory_bytes else ""
 
     def stored(self, association: Association, count: int) -> None:

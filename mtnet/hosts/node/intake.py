@@ -20,6 +20,10 @@ OBJECTS = "objects"
 _MOST_AT_ONCE = 256
 
 
+class UnsyncedError(OSError):
+    """The disk failed after the row was committed: the object is there, and must not be acknowledged."""
+
+
 class Intake:
     """Takes objects from several threads. ``keep`` returns when file, folder entry and row are on disk.
 
@@ -62,6 +66,8 @@ class Intake:
             done: Future[Kept] = Future()
             self._waiting.put((one, done))
             kept = done.result()
+        except UnsyncedError:
+            raise
         except BaseException:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
@@ -98,10 +104,15 @@ class Intake:
                 most_instances=self._limits.max_study_instances,
                 most_bytes=self._limits.max_study_bytes,
             )
-            synced.result()
         except Exception as error:
             for _, done in entries:
                 done.set_exception(error)
+            return
+        try:
+            synced.result()
+        except OSError:
+            for _, done in entries:
+                done.set_exception(UnsyncedError(errno.EIO, "The folder cannot be synced"))
             return
         for (_, done), outcome in zip(entries, kept, strict=True):
             done.set_result(outcome)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 from mtnet.hosts.node.config import NodeConfig
@@ -30,10 +30,7 @@ def recover(state: Path, ledger: Ledger, lines: Lines) -> None:
         (state / OBJECTS / name).unlink(missing_ok=True)
     lost = sorted(known - there)
     ledger.files_lost(lost)
-    wanted = {str(task) for task in ledger.answers_on_disk()}
-    unfinished = [path for path in _entries(state / ANSWERS) if path.name not in wanted]
-    for path in unfinished:
-        shutil.rmtree(path, ignore_errors=True)
+    _remove_answers(state, ledger, answered=True)
     lines.tell(
         "recovered", objects=len(known) - len(lost), unfinished_objects=len(there - known), lost_objects=len(lost)
     )
@@ -55,10 +52,11 @@ class Keeper:
         config: of the node.
         ledger: the queue.
         lines: where it is told.
+        busy: UIDs of the studies that are being sent at this moment.
     """
 
-    def __init__(self, config: NodeConfig, ledger: Ledger, lines: Lines) -> None:
-        self._config, self._ledger, self._lines = config, ledger, lines
+    def __init__(self, config: NodeConfig, ledger: Ledger, lines: Lines, busy: Callable[[], Collection[str]]) -> None:
+        self._config, self._ledger, self._lines, self._busy = config, ledger, lines, busy
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="keeper", daemon=True)
 
@@ -77,11 +75,13 @@ class Keeper:
         while not self._stop.wait(pause_s):
             waited_s += pause_s
             try:
-                for study, routes in self._ledger.complete(self._config.quiet_s, self._config.route):
+                for study, routes in self._ledger.complete(self._config.quiet_s, self._config.route, self._busy()):
                     self._lines.tell("complete", study=study, routes=",".join(routes))
                 if waited_s >= _OLD_EVERY_S:
                     waited_s = 0.0
                     self._remove(self._ledger.old_studies(self._config.keep_hours * 3600))
+                    # Of studies that a late instance sent round again; an answer that is just being made has a task.
+                    _remove_answers(self._config.state, self._ledger, answered=False)
             except Exception as error:
                 self._lines.tell("keeping_failed", error=kind_of(error))
                 self._stop.wait(2.0)
@@ -90,6 +90,15 @@ class Keeper:
         for uid in studies:
             remove_study(self._config.state, self._ledger, uid)
             self._lines.tell("removed")
+
+
+def _remove_answers(state: Path, ledger: Ledger, *, answered: bool) -> None:
+    """Remove answers without a task. Looked up after they were listed: an answer has a task before it is there."""
+    there = list(_entries(state / ANSWERS))
+    known = ledger.tasks(answered=answered)
+    for path in there:
+        if path.name not in known:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _entries(folder: Path) -> Iterable[Path]:

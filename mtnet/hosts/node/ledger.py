@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from mtnet.hosts.node.config import Retry, Route
@@ -115,8 +115,15 @@ class Ledger(Base):
 
     # What is complete
 
-    def complete(self, quiet_s: float, routes: Sequence[Route]) -> list[tuple[str, list[str]]]:
+    def complete(
+        self, quiet_s: float, routes: Sequence[Route], busy: Collection[str] = ()
+    ) -> list[tuple[str, list[str]]]:
         """Turn studies that have been quiet into tasks, one for each route that a series of theirs matches.
+
+        Args:
+            quiet_s: seconds without a change.
+            routes: all that there are.
+            busy: UIDs of studies that are being sent at this moment, however long it takes.
 
         Returns:
             pseudonyms of the studies, and the names of their routes.
@@ -129,6 +136,8 @@ class Ledger(Base):
         with self.transaction():
             now = self.clock()
             for uid, pseudonym, generation in self.base.execute(query, (now, quiet_s)).fetchall():
+                if uid in busy:
+                    continue
                 series = self.base.execute(
                     "SELECT DISTINCT modality, body_part FROM instance WHERE study=?", (uid,)
                 ).fetchall()
@@ -268,9 +277,10 @@ class Ledger(Base):
         """Every file that has a row."""
         return {str(file) for (file,) in self.rows("SELECT file FROM instance")}
 
-    def answers_on_disk(self) -> set[int]:
-        """Tasks whose answers are still to be sent or to be looked up."""
-        return {int(str(id)) for (id,) in self.rows("SELECT id FROM task WHERE state IN ('answered', 'done')")}
+    def tasks(self, *, answered: bool) -> set[str]:
+        """The numbers of all tasks, or of those whose answers are made."""
+        which = "state IN ('answered', 'done')" if answered else "1"
+        return {str(id) for (id,) in self.rows(f"SELECT id FROM task WHERE {which}")}
 
     def files_lost(self, files: Sequence[str]) -> None:
         """Rows whose files are gone: their studies are set aside, and the objects may be sent again."""
@@ -304,9 +314,10 @@ class Ledger(Base):
         return [file for (file,) in files], [id for (id,) in tasks]
 
     def retry(self, study_uid: str | None = None) -> int:
-        """Give what was set aside a new start, of one study or of all; returns how many things."""
+        """Start what was set aside, or waits after a failure, anew: of one study or of all; returns how many things."""
         which, values = ("1", ()) if study_uid is None else ("study=?", (study_uid,))
         own = which.replace("study", "uid")
+        failed = "(state='aside' OR (state='ready' AND attempts>0))"
         with self.transaction():
             now = self.clock()
             studies = self.base.execute(
@@ -315,11 +326,11 @@ class Ledger(Base):
                 values,
             ).rowcount
             tasks = self.base.execute(
-                f"UPDATE task SET state='ready', attempts=0, due=? WHERE state='aside' AND {which}", (now, *values)
+                f"UPDATE task SET state='ready', attempts=0, due=? WHERE {failed} AND {which}", (now, *values)
             ).rowcount
             deliveries = self.base.execute(
                 "UPDATE delivery SET state='ready', attempts=0, due=? "
-                f"WHERE state='aside' AND task IN (SELECT id FROM task WHERE {which})",
+                f"WHERE {failed} AND task IN (SELECT id FROM task WHERE {which})",
                 (now, *values),
             ).rowcount
         return studies + tasks + deliveries

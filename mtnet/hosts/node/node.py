@@ -20,6 +20,7 @@ from mtnet.hosts.node.ledger import Ledger
 from mtnet.hosts.node.lines import Lines, Pseudonyms
 from mtnet.hosts.node.metrics import HealthServer, Metrics
 from mtnet.hosts.node.overview import counts
+from mtnet.hosts.node.receiver import ReceiverService
 from mtnet.hosts.node.workers import Workers
 
 _ASSOCIATIONS_END_WITHIN_S = 5.0
@@ -56,10 +57,8 @@ class Node:
         self._intake = Intake(config.state, self._ledger, pseudonyms, config.receiver)
         self._workers = Workers(config, self._ledger, lines, metrics, bundles)
         self._deliveries = Deliveries(config, self._ledger, lines, metrics)
-        self._keeper = Keeper(config, self._ledger, lines)
-        from mtnet.hosts.node.receiver import ReceiverService
-
         self._receiver = ReceiverService(config, self._intake, lines, metrics, pseudonyms)
+        self._keeper = Keeper(config, self._ledger, lines, self._receiver.busy_studies)
         self._health = HealthServer(config.health, metrics, self.ailments)
         metrics.states(lambda: counts(self._ledger))
         metrics.gauge("free_bytes", "Free disk beyond the reserve", self._intake.free_bytes)

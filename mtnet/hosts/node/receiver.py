@@ -57,10 +57,13 @@ class ReceiverService:
         self._limits, self._senders = config.receiver, config.sender
         self._intake, self._lines, self._metrics, self._pseudonyms = intake, lines, metrics, pseudonyms
         self._budget = Budget(config.receiver)
+        self._sending: dict[Any, str] = {}
         entity = AE(config.receiver.ae_title)
         entity.maximum_pdu_size = config.receiver.max_pdu_bytes
         entity.maximum_associations = config.receiver.max_associations
         entity.require_called_aet = True
+        # Where the address is looked at too, an error would be swallowed; this holds all the same.
+        entity.require_calling_aet = [sender.ae_title for sender in config.sender]
         entity.network_timeout = entity.acse_timeout = entity.dimse_timeout = config.receiver.idle_s
         entity.add_supported_context(Verification)
         for context in AllStoragePresentationContexts:
@@ -82,6 +85,8 @@ class ReceiverService:
             may_connect=self._may_connect,
             on_error=lambda error: lines.tell("connection_failed", error=kind_of(error)),
         )
+        # Its shutdown removes it from there.
+        entity._servers.append(self._server)
         self.port: int = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="receiver", daemon=True)
 
@@ -113,8 +118,7 @@ class ReceiverService:
     def _requested(self, event: Event) -> None:
         """Reject who is not listed with the address that it comes from."""
         association = event.assoc
-        title = (association.requestor.primitive.calling_ae_title or "").strip()
-        address = association.requestor.address
+        title, address = association.requestor.primitive.calling_ae_title, association.requestor.address
         if self._senders and not any(_is(sender, title, address) for sender in self._senders):
             self._metrics.rejected.inc()
             self._lines.tell("association_rejected", reason="ae_title_not_listed")
@@ -122,8 +126,19 @@ class ReceiverService:
             association.is_rejected = True
             association.kill()
 
+    def busy_studies(self) -> set[str]:
+        """The study of the last object of every association that is open: more of it may be on its way."""
+        for association in list(self._sending):
+            if not association.is_alive():
+                self._sending.pop(association, None)
+        return set(self._sending.values())
+
     def _closed(self, event: Event) -> None:
         self._budget.ended(event.assoc)
+        self._sending.pop(event.assoc, None)
+        if not event.assoc.is_established:
+            # Who closes before the association is asked for would hold its place until the time for that is up.
+            event.assoc.dul.to_user_queue.put(None)
 
     def _count(self, event: Event) -> None:
         """End an association whose objects take more than they may while they arrive."""
@@ -165,6 +180,7 @@ class ReceiverService:
             if (facts.sop_class, facts.sop_uid) != (request.AffectedSOPClassUID, request.AffectedSOPInstanceUID):
                 self._lines.tell("object_refused", reason="It is not the object that the request names.")
                 return NO_MATCH, "no_match"
+            self._sending[event.assoc] = facts.study_uid
             one = received(facts, meta, data)
             kept = self._intake.keep(one, (meta, data))
         finally:
@@ -178,4 +194,4 @@ class ReceiverService:
 
 
 def _is(sender: Sender, title: str, address: str) -> bool:
-    return sender.ae_title.strip() == title and sender.holds(address)
+    return sender.ae_title.strip() == str(title).strip() and sender.holds(address)

@@ -27,6 +27,10 @@ class _DiedError(Exception):
     """The process ended in the middle of a task, or was ended because it took too long."""
 
 
+def _told(error: BaseException) -> str:
+    return str(error) if isinstance(error, _DiedError) else kind_of(error)
+
+
 class _Process:
     """One worker process; ``ask`` gives it a line and waits for the one that it answers."""
 
@@ -137,8 +141,13 @@ class Workers:
 
     def _work(self, number: int) -> None:
         process: _Process | None = None
+        task: Task | None = None
         while not self._no_more.is_set():
             try:
+                if task is not None:
+                    # What came of it could not be written down: the disk was full, or the queue was locked.
+                    self._ledger.put_back(task)
+                    task = None
                 if process is None or not process.alive:
                     self._alive[number] = False
                     process = self._loaded()
@@ -146,12 +155,13 @@ class Workers:
                 task = self._ledger.next_task()
                 if task is None:
                     self._no_more.wait(0.2)
-                    continue
-                self._attempt(process, task)
+                else:
+                    self._attempt(process, task)
+                    task = None
             except Exception as error:
-                self._lines.tell("worker_failed", worker=number, error=str(error) or kind_of(error))
-                self._alive[number] = False
-                self._no_more.wait(2.0)
+                if not self._no_more.is_set():
+                    self._lines.tell("worker_failed", worker=number, error=_told(error))
+                    self._no_more.wait(2.0)
         self._alive[number] = False
         if process is not None:
             process.end()
@@ -162,9 +172,9 @@ class Workers:
         try:
             for bundle in dict.fromkeys(self._bundles.values()):
                 what = {"bundle": str(bundle), "device": self._config.device}
-                answer = process.ask(what, self._config.study_s, self._at_once)
+                answer = process.ask(what, self._config.study_s, self._no_more)
                 if answer["outcome"] != "loaded":
-                    raise RuntimeError(f"bundle {bundle.name}: {answer.get('error')}")
+                    raise _DiedError(f"bundle {bundle.name} cannot be loaded: {answer.get('error')}")
         except BaseException:
             process.end()
             raise
@@ -190,10 +200,8 @@ class Workers:
             answer = process.ask(self._request(task, route, work), self._config.study_s, self._at_once)
             if answer["outcome"] == "answered":
                 self._move(work, task)
-        except _DiedError as died:
-            answer = {"outcome": "failed", "error": str(died)}
-        except OSError as error:
-            answer = {"outcome": "failed", "error": kind_of(error)}
+        except (_DiedError, OSError) as error:
+            answer = {"outcome": "failed", "error": _told(error)}
         seconds = round(time.monotonic() - started, 2)
         self._settle(task, route, answer, seconds, facts)
         shutil.rmtree(work, ignore_errors=True)
