@@ -27,6 +27,7 @@ SOURCES = (
     "luna16",
     "lung_pet_ct_dx",
     "chest_ct_nifti",
+    "composed_ct",
     "phantom",
     "folder",
 )
@@ -46,7 +47,12 @@ def add_parser(commands: Any) -> None:
         "broken (nothing is written; every file is named) or refused, 2 wrong usage.",
     )
     parser.add_argument("source", choices=SOURCES, metavar="SOURCE", help=", ".join(SOURCES))
-    parser.add_argument("root", type=Path, metavar="ROOT", help="folder of the set (phantom: folder to draw into)")
+    parser.add_argument(
+        "root",
+        type=Path,
+        metavar="ROOT",
+        help="folder of the set (composed_ct: of lidc_voi; phantom: folder to draw into)",
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the manifest to write (.json)")
     parser.add_argument("--skip-broken", action="store_true", help="go on without broken files, listing them")
     parser.add_argument(
@@ -73,8 +79,8 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--title", help="title of the source, for people")
     parser.add_argument("--licence", metavar="SPDX", help="licence of the images, where yours differs or is not known")
     parser.add_argument("--terms", choices=_TERMS, help="what may be done with weights that the images touched")
-    parser.add_argument("--count", type=int, default=20, help="phantom: how many chests to draw (default: 20)")
-    parser.add_argument("--first-seed", type=int, default=0, help="phantom: seed of the first chest (default: 0)")
+    parser.add_argument("--count", type=int, default=20, help="phantom, composed_ct: how many (default: 20)")
+    parser.add_argument("--first-seed", type=int, default=0, help="phantom, composed_ct: the first (default: 0)")
     parser.add_argument("--family", choices=("train", "held_out"), default="train", help="phantom: family of chests")
     parser.add_argument(
         "--spacing-mm",
@@ -82,7 +88,13 @@ def add_parser(commands: Any) -> None:
         nargs=3,
         default=(1.5, 1.5, 1.5),
         metavar=("I", "J", "K"),
-        help="phantom: size of a voxel (default: 1.5 1.5 1.5)",
+        help="size of a voxel of drawn chests (default: 1.5 1.5 1.5)",
+    )
+    parser.add_argument(
+        "--background",
+        type=Path,
+        metavar="FOLDER",
+        help="composed_ct: studies (layout of lung_pet_ct_dx) whose lung takes the nodules (default: drawn chests)",
     )
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     parser.set_defaults(run=run)
@@ -114,6 +126,8 @@ def run(args: argparse.Namespace) -> int:
         first_seed=args.first_seed,
         family=args.family,
         spacing_mm=tuple(args.spacing_mm),
+        background=args.background,
+        skip_broken=args.skip_broken,
     )
     with _progress() as looked:
         prepared = prepare(request, looked)

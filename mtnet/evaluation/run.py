@@ -25,6 +25,8 @@ CONFLICT = "label_conflict"
 """Flag of an image that stands in two classes: it trains only, and scores with it stand beside the others."""
 _FOLD = {"test": 0, "val": 1}
 _TOLD = 10
+_SYNTHETIC = ("phantom", "composed_ct")
+"""Layouts whose images were made here."""
 
 
 def chosen(manifest: Manifest, split: EvaluatedSplit) -> list[tuple[Sample, bool]]:
@@ -108,7 +110,7 @@ def evaluate(
         tuple(records),
         tuple(refused),
         len(samples) - len(wanted),
-        tuple(_unscored(tasks, [s for s, _ in samples])),
+        (*_unscored(tasks, [s for s, _ in samples]), *_synthetic(manifest, [s for s, _ in wanted])),
         {"allow_outside": "yes" if options.allow_outside else "no", "foreign": ",".join(sorted(foreign))},
     )
 
@@ -216,6 +218,13 @@ def _unscored(tasks: Sequence[Task], samples: Sequence[Sample]) -> Iterable[str]
             yield f"{task.path} is not scored: no sample has the truth for it."
         elif with_truth < len(samples):
             yield f"{task.path} is scored on {with_truth} of {len(samples)} samples; the others lack the truth for it."
+
+
+def _synthetic(manifest: Manifest, samples: Sequence[Sample]) -> Iterable[str]:
+    scored = {sample.source for sample in samples}
+    for source in manifest.sources:
+        if source.name in scored and source.layout in _SYNTHETIC:
+            yield f"{source.name} is synthetic ({source.title}): its scores are no scores on patients."
 
 
 def _placed(predictor: Predictor, sample: Sample, options: ReadOptions) -> ReadOptions:

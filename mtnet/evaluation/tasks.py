@@ -134,11 +134,26 @@ def known_presence(sample: Sample, names: Sequence[str]) -> dict[str, bool]:
 def _measure_mask(answered: Answered) -> Record | None:
     if answered.mask is None or answered.findings.label_map is None:
         return None
-    answer = answered.findings.label_map.array[0] != 0
+    answer = _asked(answered.sample, answered.mask, answered.findings.label_map.array[0] != 0)
     plane = answered.findings.plane
     if plane is None:
         return segmentation.record_of(answered.mask, answer, answered.findings.geometry.spacing_mm)
     return segmentation.record_of(answered.mask[..., 0], answer[..., 0], plane.spacing_mm)
+
+
+def _asked(sample: Sample, mask: NDArray[np.bool_], answer: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The answer, and in excluded boxes only what is known to be there."""
+    if not sample.excluded_boxes:
+        return answer
+    answer = answer.copy()
+    for box in sample.excluded_boxes:
+        half = len(box) // 2
+        inside = tuple(
+            slice(max(int(np.ceil(low)), 0), max(int(np.ceil(high)), 0))
+            for low, high in zip(box[:half], box[half:], strict=True)
+        )
+        answer[inside] &= mask[inside]
+    return answer
 
 
 def _measure_boxes(spec: OutputSpec, answered: Answered) -> Record | None:

@@ -49,7 +49,7 @@ def implant_nodules(
     Raises:
         ValueError: the grid is oblique, or there is no room for a nodule.
     """
-    view, geometry = _along_lps(volume)
+    view, geometry = along_lps(volume)
     image = view.astype(np.float32)
     rng = np.random.default_rng([seed, 77])
     requests = [NoduleRequest()] * nodules if isinstance(nodules, int) else list(nodules)
@@ -62,7 +62,7 @@ def implant_nodules(
         while diameter is None or (request.diameter_mm is None and not 8 <= diameter <= 22):
             diameter = random_diameter(rng)
         if request.centre_lps_mm is None:
-            room = _room(Volume(image[None], geometry, "CT")) if room is None else room
+            room = lung_room(Volume(image[None], geometry, "CT")) if room is None else room
             centre = _free_place(room, diameter, drawn, rng)
         else:
             centre = np.asarray(request.centre_lps_mm, dtype=np.float64)
@@ -87,7 +87,7 @@ def implant_nodules(
         )
         drawn.append(nodule)
     array = np.array(volume.array)
-    target, _ = _along_lps(Volume(array, volume.geometry))
+    target, _ = along_lps(Volume(array, volume.geometry))
     if np.issubdtype(array.dtype, np.integer):
         limits = np.iinfo(array.dtype)
         image = np.clip(np.rint(image), limits.min, limits.max)
@@ -96,7 +96,7 @@ def implant_nodules(
     return Volume(array, volume.geometry, volume.modality, volume.report), lesions
 
 
-def _along_lps(volume: Volume) -> tuple[NDArray[np.generic], Geometry]:
+def along_lps(volume: Volume) -> tuple[NDArray[np.generic], Geometry]:
     """A view of the array with axes along +L, +P, +S, and that view's grid."""
     direction = volume.geometry.direction_lps
     order = [int(np.abs(direction[row]).argmax()) for row in range(3)]
@@ -126,7 +126,7 @@ def _noise_hu(image: FloatArray) -> float:
     return float(np.median(np.abs(a[soft] - b[soft])) / 0.6745 / np.sqrt(2))
 
 
-def _room(volume: Volume) -> tuple[FloatArray, Geometry]:
+def lung_room(volume: Volume) -> tuple[FloatArray, Geometry]:
     """Distance in mm to the edge of the aerated lung, large vessels left out, and the coarser grid that it is on."""
     step = np.maximum(np.round(ROOM_MM / np.asarray(volume.geometry.spacing_mm)), 1).astype(int)
     every = tuple(slice(None, None, n) for n in step)

@@ -85,6 +85,7 @@ class Found:
         boxes_from: see ``Source``.
         grouped_by: what ``Draft.group`` is, where the layout tells groups.
         files: see ``Source``.
+        split_by: see ``Source``, where the layout itself tells every sample's fold.
         write: writes the files that drafts name and that are not there yet; called once nothing stands in the way.
     """
 
@@ -94,6 +95,7 @@ class Found:
     boxes_from: str | None = None
     grouped_by: str | None = None
     files: Mapping[str, Path] = field(default_factory=dict)
+    split_by: str | None = None
     write: Callable[[], None] | None = None
 
 

@@ -44,7 +44,9 @@ _COLUMNS = ("file", "patient_id", "coordX", "coordY", "coordZ", "diameter_mm", "
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Crop:
+class Crop:
+    """One nodule: CT in HU and mask on its grid."""
+
     image: Volume
     mask: Volume
 
@@ -65,6 +67,19 @@ def read(root: Path, problems: Problems, out: Path) -> Found:
         FileNotFoundError: there is no ``index.csv``.
         ValueError: it lacks a column.
     """
+    root, crops = read_crops(root, problems, out)
+    return Found(
+        root,
+        ABOUT,
+        tuple(draft for _, draft in crops),
+        boxes_from="mask_components",
+        grouped_by="patient",
+        write=partial(_write, crops, out),
+    )
+
+
+def read_crops(root: Path, problems: Problems, out: Path) -> tuple[Path, list[tuple[Path, Draft]]]:
+    """Where the set lies, and each crop's ``.npz`` with what the table says of it; arguments and errors as ``read``."""
     root = set_root(root, lambda folder: (folder / "index.csv").is_file(), "a file index.csv and a folder nodules.")
     crops: list[tuple[Path, Draft]] = []
     named: set[Path] = set()
@@ -80,14 +95,7 @@ def read(root: Path, problems: Problems, out: Path) -> Found:
     for path in sorted((root / "nodules").rglob("*")) if (root / "nodules").is_dir() else []:
         if path.is_file() and path not in named and not path.name.startswith("."):
             problems.append(Problem(path, "foreign file: index.csv does not name it"))
-    return Found(
-        root,
-        ABOUT,
-        tuple(draft for _, draft in crops),
-        boxes_from="mask_components",
-        grouped_by="patient",
-        write=partial(_write, crops, out),
-    )
+    return root, crops
 
 
 def _rows(path: Path) -> Iterator[dict[str, str]]:
@@ -102,7 +110,7 @@ def _rows(path: Path) -> Iterator[dict[str, str]]:
 def _draft(path: Path, row: Mapping[str, str], out: Path, problems: Problems) -> Draft | None:
     problems.looked()
     try:
-        crop = _load(path)
+        crop = load_crop(path)
         values = {name: float(row[column]) for column, name in _NUMBERS.items() if row.get(column)}
         centre = float(row["coordX"]), float(row["coordY"]), float(row["coordZ"])
     except FileNotFoundError:
@@ -132,7 +140,7 @@ def _draft(path: Path, row: Mapping[str, str], out: Path, problems: Problems) ->
     )
 
 
-def _load(path: Path) -> _Crop:
+def load_crop(path: Path) -> Crop:
     """The crop and its mask on their grid.
 
     Raises:
@@ -149,7 +157,7 @@ def _load(path: Path) -> _Crop:
     if not mask.any():
         raise ValueError("its mask is empty")
     geometry = Geometry.from_ras(image.shape, affine)
-    return _Crop(Volume(image[None], geometry, "CT"), Volume(mask.astype(np.uint8)[None], geometry))
+    return Crop(Volume(image[None], geometry, "CT"), Volume(mask.astype(np.uint8)[None], geometry))
 
 
 def _extent(mask: NDArray[np.generic]) -> tuple[float, ...]:
@@ -161,6 +169,6 @@ def _extent(mask: NDArray[np.generic]) -> tuple[float, ...]:
 def _write(crops: Sequence[tuple[Path, Draft]], out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for path, draft in crops:
-        crop = _load(path)
+        crop = load_crop(path)
         write_nifti(crop.image, draft.image)
         write_nifti(crop.mask, out / f"{draft.name}_mask.nii.gz")

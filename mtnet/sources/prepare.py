@@ -11,6 +11,7 @@ from mtnet.phantoms.families import Family
 from mtnet.sources import (
     busi,
     chest_ct_nifti,
+    composed_ct,
     endotect,
     folder,
     isic2018,
@@ -52,7 +53,9 @@ class Request:
         split_by: ``groups``, an official split of the layout, or the path of a CSV with ``id`` and ``split``.
         find_groups: find near-duplicates even where ``groups.csv`` tells groups.
         title, licence, terms: in place of what is known about the set.
-        count, first_seed, family, spacing_mm: of ``phantom``.
+        count, first_seed, family, spacing_mm: of ``phantom``; of ``composed_ct`` too, but the family.
+        background: of ``composed_ct``.
+        skip_broken: compose although files are broken.
     """
 
     layout: str
@@ -68,6 +71,8 @@ class Request:
     first_seed: int = 0
     family: Family = "train"
     spacing_mm: tuple[float, float, float] = phantom.SPACING_MM
+    background: Path | None = None
+    skip_broken: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,7 +95,8 @@ class Prepared:
 
 
 def prepare(request: Request, looked: Callable[[], None] = lambda: None) -> Prepared:
-    """Read a set and make its manifest. Nothing is written, except by ``phantom``, which draws into its root.
+    """Read a set and make its manifest. Nothing is written, except by ``phantom``, which draws into its root,
+    and ``composed_ct``, which composes beside ``out``.
 
     Args:
         request: what is asked.
@@ -113,7 +119,7 @@ def prepare(request: Request, looked: Callable[[], None] = lambda: None) -> Prep
     kept = [(_flagged(draft, rows), f"{name}:{groups[draft.name]}") for draft in found.drafts if draft.name in groups]
     if not kept and not problems:
         raise ValueError(f"{request.root} holds no image of the layout {request.layout}.")
-    official = "groups" if request.split_by == "groups" else _split_name(request.split_by)
+    official = found.split_by or "groups" if request.split_by == "groups" else _split_name(request.split_by)
     about = found.about
     source = Source(
         name=name,
@@ -149,6 +155,8 @@ def source_name(request: Request) -> str:
         if not re.fullmatch(r"[a-z0-9_]+", request.name):
             raise ValueError(f"The name {request.name!r} has other characters than lower-case letters, digits and _.")
         return request.name
+    if request.layout == "composed_ct":
+        return f"composed_ct_{'drawn' if request.background is None else 'real'}"
     if request.layout not in NAMED_BY_USER:
         return request.layout
     return re.sub(r"[^a-z0-9]+", "_", request.root.resolve().name.lower()).strip("_") or request.layout
@@ -317,6 +325,19 @@ def _read_lidc(request: Request, problems: Problems) -> Found:
     return lidc_voi.read(request.root, problems, request.out.parent / f"{source_name(request)}_nifti")
 
 
+def _read_composed(request: Request, problems: Problems) -> Found:
+    return composed_ct.read(
+        request.root,
+        problems,
+        request.out.parent / f"{source_name(request)}_nifti",
+        background=request.background,
+        count=request.count,
+        first=request.first_seed,
+        spacing_mm=request.spacing_mm,
+        go_on=request.skip_broken,
+    )
+
+
 def _read_phantom(request: Request, problems: Problems) -> Found:
     return phantom.read(
         request.root,
@@ -338,6 +359,7 @@ LAYOUTS: Mapping[str, Callable[[Request, Problems], Found]] = {
     "luna16": lambda request, problems: luna16.read(request.root, problems, request.split_by),
     "lung_pet_ct_dx": lambda request, problems: lung_pet_ct_dx.read(request.root, problems),
     "chest_ct_nifti": lambda request, problems: chest_ct_nifti.read(request.root, problems),
+    "composed_ct": _read_composed,
     "phantom": _read_phantom,
     "folder": lambda request, problems: folder.read(request.root, problems, request.split_by),
 }

@@ -59,6 +59,25 @@ def test_a_network_that_is_wrong_by_a_known_part_has_the_score_of_it(tmp_path: P
     assert found["segmentation.dice"].ci95 is None
 
 
+def test_what_is_drawn_in_an_excluded_box_counts_neither_as_right_nor_as_wrong(tmp_path: Path) -> None:
+    sample = picture(tmp_path, "a", ((10, 6), (26, 20)))
+    unasked = replace(sample, masks=(), boxes=(), excluded_boxes=((9.5, 5.5, 25.5, 19.5),))
+    partly = replace(sample, excluded_boxes=((9.5, 5.5, 17.5, 19.5),))
+    predictor = spot_predictor()
+    for one in (unasked, partly):
+        found = scores(predictor, evaluate(predictor, manifest_of([one])))
+        assert found["segmentation.dice"].value == 1.0
+    wrong = replace(unasked, excluded_boxes=())
+    assert scores(predictor, evaluate(predictor, manifest_of([wrong])))["segmentation.dice"].value == 0.0
+
+
+def test_scores_on_drawn_or_composed_images_are_called_synthetic(tmp_path: Path) -> None:
+    predictor, manifest = spot_predictor(), manifest_of(pictures(tmp_path))
+    composed = replace(manifest, sources=(replace(manifest.sources[0], layout="composed_ct"),))
+    (note,) = set(evaluate(predictor, composed).notes) - set(evaluate(predictor, manifest).notes)
+    assert note.startswith("spots is synthetic") and "no scores on patients" in note
+
+
 def test_volumes_are_scored_in_millimetres(tmp_path: Path) -> None:
     grid = Geometry.from_parts((40, 36, 32), (1.5, 1.5, 1.5), (10, -20, 30), np.diag([-1.0, -1.0, 1.0]))
     places = np.stack(np.meshgrid(*(np.arange(n) for n in grid.shape), indexing="ij"), -1)

@@ -9,6 +9,7 @@ import pytest
 from mtnet.sources import (
     busi,
     chest_ct_nifti,
+    composed_ct,
     endotect,
     folder,
     isic2018,
@@ -33,6 +34,7 @@ MODULES = (
     luna16,
     lung_pet_ct_dx,
     chest_ct_nifti,
+    composed_ct,
     phantom,
     folder,
 )
