@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from mtnet import __version__
-from mtnet.cli import bundles, convert, demo, describe, evaluate, infer, info, prepare, scan, serve, view
+from mtnet.cli import batch, bundles, convert, demo, describe, evaluate, infer, info, prepare, scan, serve, view
 from mtnet.cli.terminal import plain
 
 DONE, REFUSED, USAGE, FAILED, INTERRUPTED = 0, 1, 2, 3, 130
@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"mtnet {__version__}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    for module in (scan, convert, infer, bundles, describe, prepare, evaluate, demo, info, serve, view):
+    for module in (scan, convert, infer, batch, bundles, describe, prepare, evaluate, demo, info, serve, view):
         module.add_parser(commands)
     for command in commands.choices.values():
         # Without a default of its own it does not undo a --debug that stands before the command.
