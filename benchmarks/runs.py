@@ -1,0 +1,93 @@
+"""Trainings of the queue that are done: their networks as predictors, scored once by ``mtnet evaluate``'s own code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser
+from torch import nn
+
+from mtnet.bundle import Bundle
+from mtnet.evaluation.records import RECORDS_FILE, Evaluated, read_records, write_records
+from mtnet.evaluation.run import EvaluatedSplit, Progress, evaluate
+from mtnet.nets import load_state
+from mtnet.predictor import Predictor
+from mtnet.sources.manifest import read_manifest
+from mtnet.structures import ModelInfo
+from mtnet.training.queue import Job
+
+
+def network_of(job: Job, **options: Any) -> nn.Module:
+    """The network that a job trains, with its first weights.
+
+    Args:
+        job: of a queue.
+        options: overrides beside the job's own.
+    """
+    parser = ConfigParser()
+    parser.read_config(job.config)
+    for name, value in {**job.overrides, **options}.items():
+        parser[name] = value
+    network: nn.Module = parser.get_parsed_content("network_def")
+    return network
+
+
+def predictor_of(job: Job, folder: Path, device: str = "cpu") -> Predictor:
+    """A finished job's network in the chain of its bundle, with the job's options (``size``, ``spatial_dims``...).
+
+    Args:
+        job: of a queue.
+        folder: of its state.
+        device: where the network runs.
+
+    Raises:
+        FileNotFoundError: there are no weights yet.
+    """
+    weights = folder / "model.pt"
+    if not weights.is_file():
+        raise FileNotFoundError(f"{weights} is missing: the queue has not published weights of {job.name!r} yet.")
+    network = network_of(job)
+    load_state(network, weights)
+    bundle = Bundle.read(Path(job.config).parents[1])
+    bundle.config.update({name: value for name, value in job.overrides.items() if name in bundle.config})
+    manifest = read_manifest(folder / "manifest.json")
+    model = ModelInfo(
+        name=job.name,
+        version=bundle.metadata["version"],
+        weights_sha256=hashlib.sha256(weights.read_bytes()).hexdigest(),
+        training_data=", ".join(source.title for source in manifest.sources),
+    )
+    # A peer is no MultiTaskNet; the predictor asks for outputs and an answer alone.
+    parts: Any = (network, bundle.build("preprocessing"), bundle.build("inferer"))
+    return Predictor(*parts, model, device, bundle.input_domain())
+
+
+def scored(
+    job: Job, folder: Path, split: EvaluatedSplit = "test", device: str = "cpu", progress: Progress | None = None
+) -> Evaluated:
+    """What a finished job's network answers on a split of its manifest; kept, and made again for other weights.
+
+    ``FOLDER/scores-SPLIT/records.json`` is what ``mtnet evaluate --compare`` takes.
+    """
+    records, weights = folder / f"scores-{split}" / RECORDS_FILE, folder / "model.pt"
+    if records.is_file() and weights.is_file():
+        kept = read_records(records)
+        if kept.model.weights_sha256 == hashlib.sha256(weights.read_bytes()).hexdigest():
+            return kept
+    predictor = predictor_of(job, folder, device)
+    evaluated = evaluate(predictor, read_manifest(folder / "manifest.json"), split, progress=progress)
+    records.parent.mkdir(exist_ok=True)
+    write_records(evaluated, records)
+    return evaluated
+
+
+def is_done(folder: Path) -> bool:
+    """Whether a job's last epoch is behind it."""
+    curve = folder / "curve.json"
+    if not curve.is_file():
+        return False
+    told = json.loads(curve.read_text(encoding="ascii"))
+    return bool(told["epochs"]) and told["epochs"][-1]["epoch"] >= told["max_epochs"]
