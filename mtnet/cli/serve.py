@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mtnet.hosts.node.config import NodeConfig
 
-_ACTIONS = ("run", "status", "retry", "forget")
+_ACTIONS = {
+    "status": "show the studies in the queue, what is done and what is not",
+    "retry": "start anew what was set aside or waits after a failure, of all studies or one",
+    "forget": "remove a study from the queue with its objects and answers; what was sent stays where it is",
+}
 
 
 def add_parser(commands: Any) -> None:
@@ -26,17 +30,15 @@ def add_parser(commands: Any) -> None:
         "mtnet serve retry --config node.toml 3fa94c12. docs/node.md has a config to begin with. Exit codes: 0 stopped "
         "by SIGTERM, or done; 1 refused with a reason; 2 wrong usage.",
     )
-    parser.add_argument(
-        "action",
-        nargs="?",
-        choices=_ACTIONS,
-        default="run",
-        help="run (default); status of the queue; retry what was set aside, all or one study; forget one study",
-    )
-    parser.add_argument("study", nargs="?", metavar="STUDY", help="pseudonym, or the beginning of it, or UID")
-    parser.add_argument("--config", required=True, type=Path, metavar="TOML", help="what the node is told")
-    parser.add_argument("--json", action="store_true", help="status as JSON for programs")
-    parser.set_defaults(run=run)
+    parser.add_argument("--config", type=Path, metavar="TOML", help="what the node is told")
+    parser.set_defaults(run=run, usage_error=parser.error)
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", help="without one, the node runs")
+    for name, says in _ACTIONS.items():
+        action = actions.add_parser(name, help=says, description=says.capitalize() + ".")
+        action.add_argument("study", nargs="?", metavar="STUDY", help="pseudonym, or the beginning of it, or UID")
+        action.add_argument("--config", type=Path, metavar="TOML", default=argparse.SUPPRESS, help="as of the node")
+        if name == "status":
+            action.add_argument("--json", action="store_true", help="for programs")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -48,8 +50,10 @@ def run(args: argparse.Namespace) -> int:
     """
     from mtnet.hosts.node.config import read_config
 
+    if args.config is None:
+        args.usage_error("the following arguments are required: --config")
     config = read_config(args.config)
-    if args.action == "run":
+    if args.action is None:
         from mtnet.hosts.node.lines import Lines
         from mtnet.hosts.node.node import serve
 

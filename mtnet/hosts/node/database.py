@@ -34,6 +34,7 @@ CREATE TABLE delivery (
     PRIMARY KEY (task, destination)
 ) STRICT;
 CREATE TABLE product (uid TEXT PRIMARY KEY, made REAL NOT NULL) STRICT;
+CREATE TABLE fetched (study TEXT PRIMARY KEY) STRICT;
 CREATE INDEX study_changed ON study (state, changed);
 CREATE INDEX task_due ON task (state, due);
 CREATE INDEX task_study ON task (study);

@@ -113,6 +113,15 @@ class Ledger(Base):
             base.execute("DELETE FROM task WHERE study=? AND state NOT IN ('running', 'done')", (one.study_uid,))
         return Kept("replaced", old[0]) if old else Kept("new")
 
+    def was_fetched(self, study_uid: str) -> bool:
+        """Whether a study was fetched from a server before."""
+        return bool(self.rows("SELECT 1 FROM fetched WHERE study=?", study_uid))
+
+    def fetched(self, study_uid: str) -> None:
+        """A study was fetched, and all of it is kept."""
+        with self.transaction():
+            self.base.execute("INSERT OR IGNORE INTO fetched VALUES (?)", (study_uid,))
+
     # What is complete
 
     def complete(
@@ -266,8 +275,12 @@ class Ledger(Base):
     # What is mended
 
     def recover(self) -> None:
-        """What ran when the node ended is ready again; the attempt counts, for it may be what ended the node."""
+        """What ran when the node ended is ready again; the attempt counts, for it may be what ended the node.
+
+        The time when nobody listened does not make a study complete.
+        """
         with self.transaction():
+            self.base.execute("UPDATE study SET changed=? WHERE state='receiving'", (self.clock(),))
             self.base.execute("UPDATE task SET state='ready' WHERE state='running'")
             self.base.execute(
                 "DELETE FROM task WHERE state='ready' AND generation<>(SELECT generation FROM study WHERE uid=study)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import signal
 import threading
@@ -14,6 +15,7 @@ from pathlib import Path
 from mtnet.bundle import Bundle, find_bundle
 from mtnet.hosts.node.config import NodeConfig
 from mtnet.hosts.node.delivery import Deliveries
+from mtnet.hosts.node.fetcher import Fetcher
 from mtnet.hosts.node.intake import Intake
 from mtnet.hosts.node.keeper import Keeper, recover
 from mtnet.hosts.node.ledger import Ledger
@@ -58,7 +60,10 @@ class Node:
         self._workers = Workers(config, self._ledger, lines, metrics, bundles)
         self._deliveries = Deliveries(config, self._ledger, lines, metrics)
         self._receiver = ReceiverService(config, self._intake, lines, metrics, pseudonyms)
-        self._keeper = Keeper(config, self._ledger, lines, self._receiver.busy_studies)
+        self._fetcher = Fetcher(config, self._ledger, self._intake, lines, pseudonyms)
+        self._keeper = Keeper(
+            config, self._ledger, lines, lambda: self._receiver.busy_studies() | self._fetcher.busy_studies()
+        )
         self._health = HealthServer(config.health, metrics, self.ailments)
         metrics.states(lambda: counts(self._ledger))
         metrics.gauge("free_bytes", "Free disk beyond the reserve", self._intake.free_bytes)
@@ -67,7 +72,7 @@ class Node:
 
     def start(self) -> None:
         """Begin to work, and then to receive."""
-        for part in (self._keeper, self._deliveries, self._workers, self._health, self._receiver):
+        for part in (self._keeper, self._deliveries, self._workers, self._health, self._receiver, self._fetcher):
             part.start()
         self._lines.tell("listening", dicom_port=self._receiver.port, http_port=self._health.port)
 
@@ -75,6 +80,7 @@ class Node:
         """Receive no more, let running work finish for ``stop_s`` seconds, and end."""
         self._lines.tell("stopping")
         self._receiver.stop(min(_ASSOCIATIONS_END_WITHIN_S, self.config.stop_s))
+        self._fetcher.stop(self.config.stop_s)
         self._keeper.stop()
         self._workers.stop(self.config.stop_s)
         self._deliveries.stop(self.config.stop_s)
@@ -100,8 +106,9 @@ def serve(config: NodeConfig, lines: Lines) -> None:
         BlockingIOError: another node works in the same state folder.
         Exception: as ``Node``.
     """
-    # They quote values of headers.
+    # What libraries warn of and log quotes values of headers, and addresses.
     warnings.simplefilter("ignore")
+    logging.disable(logging.CRITICAL)
     config.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     asked = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

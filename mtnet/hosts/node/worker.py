@@ -9,13 +9,21 @@ from __future__ import annotations
 import json
 import os
 import queue
+import re
 import sys
 import threading
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mtnet.hosts.node.lines import kind_of
+
+if TYPE_CHECKING:
+    from mtnet.structures import ReportLine
+
+_UID = re.compile(r"\d+(\.\d+){3,}")
+_MOST_TOLD = 2000
 
 
 def main() -> int:
@@ -47,7 +55,7 @@ def _outcome(task: dict[str, Any], predictors: dict[str, Any]) -> dict[str, Any]
     try:
         return _answer(task, predictors)
     except RefusedError as refused:
-        return {"outcome": "refused", "codes": _codes([refused.lines])}
+        return _refused([refused.lines])
     except Exception as error:
         return {"outcome": "failed", "error": kind_of(error)}
 
@@ -70,7 +78,7 @@ def _answer(task: dict[str, Any], predictors: dict[str, Any]) -> dict[str, Any]:
     write = WriteOptions(check_seg_kind(task["seg"]), capture=task["capture"])
     outcomes = list(answer_studies(predictors[task["bundle"]], Path(task["input"]), out, options, write=write))
     if all(one.written is None for one in outcomes):
-        return {"outcome": "refused", "codes": _codes([one.refusal for one in outcomes])}
+        return _refused([one.refusal for one in outcomes])
     objects = sorted(path for one in outcomes if one.written for path in one.written.files if path.suffix == ".dcm")
     uids = [str(dcmread(path, specific_tags=["SOPInstanceUID"]).SOPInstanceUID) for path in objects]
     return {"outcome": "answered", "products": uids, "items": len(outcomes)}
@@ -80,8 +88,11 @@ def _tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _codes(reports: Any) -> list[str]:
-    return sorted({line.code for report in reports for line in report if line.severity == "refused"})
+def _refused(reports: Iterable[Iterable[ReportLine]]) -> dict[str, Any]:
+    """What refuses it: codes for the log, and for people what they mean, without the UIDs that some sentences have."""
+    lines = list(dict.fromkeys(line for report in reports for line in report))
+    told = " ".join(f"{_UID.sub('(UID)', line.message)} ({line.code})" for line in lines)
+    return {"outcome": "refused", "codes": sorted({line.code for line in lines}), "told": told[:_MOST_TOLD]}
 
 
 if __name__ == "__main__":

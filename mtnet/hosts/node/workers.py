@@ -222,7 +222,7 @@ class Workers:
         else:
             reason = ",".join(answer["codes"]) if outcome == "refused" else answer["error"]
             retry = None if outcome == "refused" else self._config.retry
-            pause_s = self._ledger.task_failed(task, reason, retry)
+            pause_s = self._ledger.task_failed(task, answer.get("told", reason), retry)
             self._lines.tell(
                 outcome if pause_s else "set_aside", **facts, seconds=seconds, reason=reason, again_in_s=pause_s
             )

@@ -213,6 +213,21 @@ def test_what_ran_when_the_node_ended_is_ready_again(ledger, clock):
     assert ledger.next_task().attempts == 2
 
 
+def test_the_time_when_nobody_listened_does_not_make_a_study_complete(ledger, clock):
+    keep(ledger, an_object())
+    clock.now += 3600
+    ledger.recover()
+    assert ledger.complete(30, [CHEST]) == []
+    clock.now += 30
+    assert ledger.complete(30, [CHEST]) == [("p1", ["chest"])]
+
+
+def test_a_study_that_is_being_sent_is_not_complete(ledger, clock):
+    keep(ledger, an_object(), an_object(study="2"))
+    clock.now += 3600
+    assert ledger.complete(30, [CHEST], busy={"1"}) == [("p2", ["chest"])]
+
+
 def test_a_task_that_is_put_back_has_not_used_an_attempt(ledger, clock):
     keep(ledger, an_object())
     clock.now += 60
