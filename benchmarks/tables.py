@@ -73,6 +73,18 @@ _METHODS = {
 - The region's windows against MONAI's inferer over the whole volume: the shipped window and overlap; mtnet gives all
   four answers, dense ones on the source's grid, finding the region included; MONAI gives labels on the image's grid.
 """,
+    "batch": """\
+## Many studies
+
+- Drawn chests of 1.2 x 1.2 x 2 mm in the shipped chest bundle, each to all its files. The loop reads, answers, writes
+  one after the other in one process; the batch overlaps these. Both are timed from the start of their process to its
+  end, in turns. *Finished before*: the same command once more.
+""",
+    "batch_cuda": """\
+## Many studies on a CUDA device
+
+- The same (`python -m benchmarks.batch --device cuda`).
+""",
     "memory": """\
 ## Memory of eight dense channels
 

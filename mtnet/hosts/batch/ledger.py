@@ -89,5 +89,5 @@ def opened(out: Path, shard: tuple[int, int]) -> Iterator[Ledger]:
 
 def _entry(line: Any) -> Entry:
     outcome = line["outcome"]
-    items = [ItemOutcome(**item) for item in outcome.pop("items")]
+    items = tuple(ItemOutcome(**item) for item in outcome.pop("items"))
     return Entry(line["key"], Outcome(**outcome, items=items), line["stored"])

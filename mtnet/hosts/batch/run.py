@@ -117,13 +117,14 @@ def _todo(mine: Sequence[Input], ledger: Ledger, key: str, studies: Path, *, ret
     """The inputs that have no outcome that still holds."""
     todo: list[Task] = []
     for one in mine:
-        seen = "" if one.where.startswith(SCHEMES) else _or_nothing(fingerprint, one)
+        seen = "" if one.where.startswith(SCHEMES) else _or_nothing(fingerprint, one.where)
         entry = ledger.entries.get(one.id)
         final = ("answered",) if retry else ("answered", "refused", "set_aside")
         if entry is None or entry.key != key or entry.outcome.state not in final or not _there(entry.outcome, studies):
             todo.append(Task(one, seen))
         elif not seen or entry.outcome.seen != seen:
-            if _or_nothing(content, one) != entry.outcome.content:
+            own = _results(entry.outcome, studies) if one.where.startswith(SCHEMES) else ()
+            if _or_nothing(content, one.where, own) != entry.outcome.content:
                 todo.append(Task(one, seen))
             elif seen:
                 ledger.add(replace(entry, outcome=replace(entry.outcome, seen=seen)))
@@ -136,12 +137,20 @@ def _todo(mine: Sequence[Input], ledger: Ledger, key: str, studies: Path, *, ret
     return todo
 
 
-def _or_nothing(of: Callable[[str], str], one: Input) -> str:
+def _or_nothing(of: Callable[..., str], *what: object) -> str:
     """A hash of the input; nothing where it cannot be read now, which is then found out again and told."""
     try:
-        return of(one.where)
+        return of(*what)
     except OSError:
         return ""
+
+
+def _results(outcome: Outcome, studies: Path) -> set[str]:
+    """UIDs of the DICOM results, which may have been stored in the study that they are of."""
+    from pydicom import dcmread
+
+    files = (studies / outcome.folder).rglob("*.dcm") if outcome.folder else ()
+    return {str(dcmread(path, specific_tags=["SOPInstanceUID"]).SOPInstanceUID) for path in files}
 
 
 def _there(outcome: Outcome, studies: Path) -> bool:

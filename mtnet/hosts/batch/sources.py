@@ -6,7 +6,7 @@ import csv
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from urllib.parse import parse_qsl
 
@@ -159,9 +159,13 @@ def fingerprint(where: str) -> str:
     return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
 
 
-def content(where: str) -> str:
+def content(where: str, without: Collection[str] = ()) -> str:
     """SHA-256 of names and content of an input's files; of a study on a server that of the UIDs of its instances, which
     never change their content (PS3.5 9).
+
+    Args:
+        where: the input's path or URL.
+        without: UIDs of instances that do not count: the results that were stored beside the images.
 
     Raises:
         OSError: a file cannot be read, or the server not be asked.
@@ -169,7 +173,7 @@ def content(where: str) -> str:
     digest = hashlib.sha256()
     if where.startswith(SCHEMES):
         web, study, series = parse_study_url(where)
-        digest.update(json.dumps(sorted(web.find_instances(study, series))).encode())
+        digest.update(json.dumps(sorted(set(web.find_instances(study, series)) - set(without))).encode())
         return digest.hexdigest()
     for name, path in _files(Path(where)):
         digest.update(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest() + file_sha256(path))
