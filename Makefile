@@ -6,13 +6,15 @@ STAMP := $(VENV)/.made-from
 LABEL_VENV := .venv-label
 LABEL_PY := $(LABEL_VENV)/bin/python
 LABEL_STAMP := $(LABEL_VENV)/.made-from
+TRUST_VENV := .venv-trust
+TRUST_STAMP := $(TRUST_VENV)/.made-from
 PORT ?= 8000
 APP ?= stock
 PHANTOM_SEEDS ?= 20
 
 export PYTHONHASHSEED := 0
 
-.PHONY: help env label-env label test-older judges demo test check lint types layers unit soak bench bench-cuda gpu-pack bench-reading scoreboard score-phantoms verbs weights train-all train-status clean
+.PHONY: help env label-env label test-older judges demo test check lint types layers unit soak bench bench-cuda gpu-pack bench-reading scoreboard score-phantoms verbs weights train-all train-status sbom audit niivue clean
 
 help:
 	@echo "make demo            environment, then the main job on a drawn chest CT study: no download of data, no GPU"
@@ -29,6 +31,9 @@ help:
 	@echo "make label           MONAI Label on a bundle: BUNDLE=name-or-folder STUDIES=folder-or-archive [APP=stock|mtnet] [PORT=8000]"
 	@echo "make test-older      reading and writing with the older versions that MONAI Label needs"
 	@echo "make train-all       every training of data/trainings.json in pieces, resumable; make train-status tells how far"
+	@echo "make sbom            all software that make installs, as CycloneDX, into out/sbom.cdx.json"
+	@echo "make audit           known vulnerabilities in it, against what was judged"
+	@echo "make niivue          the viewer that report.html holds, from npm (needs node)"
 	@echo "make soak            what is too long for make test"
 
 env: $(STAMP)
@@ -139,5 +144,20 @@ train-all: env
 train-status: env
 	@$(PY) -W ignore -m mtnet.training.queue --status
 
+$(TRUST_STAMP): environment/trust/requirements.txt
+	@rm -rf $(TRUST_VENV) && $(PYTHON) -m venv $(TRUST_VENV) && \
+		$(TRUST_VENV)/bin/python -m pip install --quiet --no-deps -r environment/trust/requirements.txt
+	@cp environment/trust/requirements.txt $(TRUST_STAMP)
+
+sbom: env $(TRUST_STAMP)
+	@$(TRUST_VENV)/bin/python environment/trust/sbom.py out/sbom.cdx.json
+
+audit: $(TRUST_STAMP)
+	@$(TRUST_VENV)/bin/python environment/trust/audit.py
+
+# What is built is committed: nobody needs node to use mtnet.
+niivue:
+	@cd environment/niivue && npm ci --ignore-scripts --no-audit --no-fund --silent && npm run --silent build
+
 clean:
-	rm -rf $(VENV) $(LABEL_VENV) out build dist *.egg-info
+	rm -rf $(VENV) $(LABEL_VENV) $(TRUST_VENV) out build dist *.egg-info
