@@ -19,7 +19,7 @@ from mtnet.hosts.node.fetcher import Fetcher
 from mtnet.hosts.node.intake import Intake
 from mtnet.hosts.node.keeper import Keeper, recover
 from mtnet.hosts.node.ledger import Ledger
-from mtnet.hosts.node.lines import Lines, Pseudonyms
+from mtnet.hosts.node.lines import Lines, Pseudonyms, kind_of
 from mtnet.hosts.node.metrics import HealthServer, Metrics
 from mtnet.hosts.node.overview import counts
 from mtnet.hosts.node.receiver import ReceiverService
@@ -109,6 +109,7 @@ def serve(config: NodeConfig, lines: Lines) -> None:
     # What libraries warn of and log quotes values of headers, and addresses.
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
+    threading.excepthook = lambda died: lines.tell("thread_failed", error=_kind(died.exc_value))
     config.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     asked = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -118,6 +119,10 @@ def serve(config: NodeConfig, lines: Lines) -> None:
         node.start()
         asked.wait()
         node.stop()
+
+
+def _kind(error: BaseException | None) -> str:
+    return "unknown" if error is None else kind_of(error)
 
 
 @contextmanager

@@ -45,7 +45,13 @@ class Facts:
 
 
 def file_meta(sop_class: str, sop_uid: str, transfer_syntax: str) -> bytes:
-    """Preamble and file meta (PS3.10 7.1) in front of a data set as it came over the network."""
+    """Preamble and file meta (PS3.10 7.1) in front of a data set as it came over the network.
+
+    Raises:
+        BrokenObjectError: what the request names is no UID.
+    """
+    if not all(_is_uid(uid) for uid in (sop_class, sop_uid, transfer_syntax)):
+        raise BrokenObjectError("The request names no UID.")
     elements = b"".join(
         (
             b"\x02\x00\x01\x00OB\x00\x00\x02\x00\x00\x00\x00\x01",
@@ -80,10 +86,18 @@ def read_facts(meta: bytes, data: memoryview) -> Facts:
 
 
 def _uid(found: Tags, keyword: str) -> str:
+    uid = text_of(found, keyword)
+    if not _is_uid(uid):
+        raise BrokenObjectError(f"{keyword} is missing or no UID.")
+    return uid
+
+
+def _is_uid(text: str) -> bool:
     try:
-        return check_uid(text_of(found, keyword))
+        check_uid(text)
     except ValueError:
-        raise BrokenObjectError(f"{keyword} is missing or no UID.") from None
+        return False
+    return True
 
 
 def _read_by_pydicom(meta: bytes, data: memoryview) -> Any:
