@@ -138,7 +138,9 @@ class Lane:
         finally:
             theirs.close()
         self._connection = Connection(ours.detach())
-        self._connection.send(self._start_with)
+        # Where it has ended already, it is heard of as one that ended.
+        with contextlib.suppress(OSError):
+            self._connection.send(self._start_with)
 
     def _feed(self) -> None:
         """Give the worker what it may have: ``DEPTH`` inputs, or one that goes alone."""

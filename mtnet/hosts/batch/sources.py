@@ -6,12 +6,15 @@ import csv
 import hashlib
 import json
 import os
+import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from urllib.parse import parse_qsl
 
 from mtnet.hosts.batch.tasks import Input, file_sha256
 from mtnet.hosts.dicomweb import SCHEMES, DicomWeb, check_uid, parse_study_url
+
+_ATTRIBUTE = re.compile(r"[A-Z][A-Za-z]+|[0-9A-F]{8}")
 
 
 def find_inputs(source: str, *, server: str | None = None, depth: int = 1) -> list[Input]:
@@ -60,7 +63,14 @@ def _on_server(source: str) -> list[Input]:
         parse_study_url(source)
         return [Input.of(source, source)]
     root = root.rstrip("/")
-    found = DicomWeb(root.removesuffix("/studies").removeprefix("dicomweb+")).find_studies(dict(parse_qsl(query)))
+    asked = dict(parse_qsl(query))
+    unknown = sorted(key for key in asked if not _ATTRIBUTE.fullmatch(key))
+    if unknown:
+        raise ValueError(
+            f"The query asks for {', '.join(unknown)}; expected attributes of a study, such as ModalitiesInStudy, "
+            "StudyDate or 00080061."
+        )
+    found = DicomWeb(root.removesuffix("/studies").removeprefix("dicomweb+")).find_studies(asked)
     return [Input.of(f"{root}/{uid}", f"{root}/{uid}") for uid in found]
 
 

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,33 +27,41 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Invalid value for VR:UserWarning"),
     # Ray's own.
     pytest.mark.filterwarnings("ignore:Tip. In future versions of Ray:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
 STUDIES = 40
 GENEROUS = Limits(time_s=600.0, memory_bytes=64 << 30)
-NODE = {"num_cpus": 1, "object_store_memory": 80 << 20, "node_ip_address": "127.0.0.1"}
+NODE = {"num_cpus": 1, "object_store_memory": 80 << 20}
 WRITTEN = ("schema_version", "costs", "files", "dicom_seg", "dicom_report", "dicom_capture", "report", "masks")
 
 
-@pytest.fixture(name="cluster")
-def _cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     # The repository's root: actors import mtnet from here, and so do the workers that they start.
     monkeypatch.setenv(
         "PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")])
     )
+
+
+@contextmanager
+def running_cluster(**head: Any) -> Iterator[Any]:
     import ray
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
+    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False, **head})
     try:
         yield cluster
     finally:
         ray.shutdown()
         cluster.shutdown()
+
+
+@pytest.fixture(name="cluster")
+def _cluster() -> Iterator[Any]:
+    with running_cluster() as cluster:
+        yield cluster
 
 
 @pytest.mark.timeout(900)
@@ -98,8 +108,30 @@ def test_studies_on_two_nodes_with_one_killed_half_way_are_answered_once_and_as_
         assert np.array_equal(labels, found.label_map.array[0])
 
 
-def test_a_cluster_that_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+def test_a_lost_worker_is_replaced_where_there_is_a_machine_again(tmp_path: Path) -> None:
+    bundle = write_tiny_bundle(tmp_path / "bundle", spacing_mm=[12.0] * 3)
+    for seed in range(8):
+        write_study(tmp_path / "in" / str(seed), seed, shape=(12, 10, 9))
+    # Nothing can run on the head, so that what the second machine has not done is done by the third.
+    with running_cluster(num_cpus=0) as cluster:
+        second = cluster.add_node(**NODE)
+
+        def change(done: int, _: int) -> None:
+            if done == 2:
+                cluster.remove_node(second, allow_graceful=False)
+                cluster.add_node(**NODE)
+
+        def engine(tasks: Iterable[Task], start: Start) -> Iterator[Outcome]:
+            return on_ray(tasks, start, GENEROUS, address=cluster.address)
+
+        done = batch(tmp_path / "in", tmp_path / "out", bundle, engine, progress=change)
+    assert [entry.outcome.state for entry in done.entries.values()] == ["answered"] * 8
+
+
+def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
     write_study(tmp_path / "in" / "one", shape=(4, 4, 2))
     with pytest.raises(ValueError, match=r"pip install 'mtnet\[ray\]'"):
         batch(tmp_path / "in", tmp_path / "out", tmp_path, lambda t, s: on_ray(t, s, GENEROUS))

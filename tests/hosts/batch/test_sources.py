@@ -100,6 +100,12 @@ def test_a_list_of_uids_needs_a_server_and_holds_uids(tmp_path: Path) -> None:
         find_inputs(str(tmp_path / "uids.txt"), server="http://host/dicom-web")
 
 
+def test_a_query_by_what_is_no_attribute_is_refused_without_its_values() -> None:
+    with pytest.raises(ValueError, match="asks for limit; expected attributes") as caught:
+        find_inputs("dicomweb+http://127.0.0.1:9/dicom-web/studies?PatientName=SECRET&limit=5")
+    assert "SECRET" not in str(caught.value)
+
+
 def test_every_input_is_in_one_shard() -> None:
     inputs = [Input.of(str(n), str(n)) for n in range(200)]
     for count in (1, 2, 3, 7):
