@@ -96,8 +96,9 @@ _IN_SIZE = ("area_mm2", "area_px", "longest_diameter_px", "short_diameter_px")
 
 def _button(lesion: Lesion) -> str:
     return (
-        f'<button type="button" class="jump" data-lesion="{lesion.number}" disabled '
-        f'aria-label="Show lesion {lesion.number}">{swatch(colour_of(lesion.number), str(lesion.number))}Show</button>'
+        f'<button type="button" class="jump" data-lesion="{lesion.number}" disabled>'
+        f"{swatch(colour_of(lesion.number), str(lesion.number))}"
+        f'<span>Show<span class="away"> lesion {lesion.number}</span></span></button>'
     )
 
 
@@ -122,10 +123,11 @@ def _size(lesion: Lesion) -> str:
 
 def _where(lesion: Lesion, places: Mapping[int, str], flat: bool) -> str:
     """The slice or frame, and in a volume below it the centre in LPS mm."""
-    place, _, _ = places.get(lesion.number, "").partition(", z ")
+    place = places.get(lesion.number, "")
     if flat:
         return escape(place)
-    centre = ", ".join(f"{v:.1f}" for v in lesion.centre_lps_mm).replace("-", "−")
+    place = place.partition(" of ")[0]
+    centre = ", ".join(f"{v:.0f}" for v in lesion.centre_lps_mm).replace("-", "−")
     return f"{escape(place)}<small>LPS {centre} mm</small>"
 
 
