@@ -15,7 +15,7 @@ from pathlib import Path
 from mtnet.hosts.dicomweb import DicomWeb, check_uid
 from mtnet.hosts.node.config import Destination, NodeConfig
 from mtnet.hosts.node.ledger import Delivery, Ledger
-from mtnet.hosts.node.lines import Lines, kind_of
+from mtnet.hosts.node.lines import Lines, kind_of, without_uids
 from mtnet.hosts.node.metrics import Metrics
 from mtnet.hosts.node.tls import client_context
 from mtnet.hosts.node.workers import ANSWERS
@@ -100,7 +100,7 @@ def send(destination: Destination, answer: Path, delivery: Delivery, ae_title: s
         try:
             DicomWeb(destination.url, timeout_s=destination.timeout_s).store(objects)
         except OSError as error:
-            raise UndeliveredError(str(error)) from None
+            raise UndeliveredError(without_uids(str(error))) from None
     else:
         _store(objects, destination, ae_title)
 

@@ -6,11 +6,11 @@ import shutil
 import threading
 from pathlib import Path
 
-from mtnet.hosts.dicomweb import DicomWeb
+from mtnet.hosts.dicomweb import DicomWeb, DicomWebError
 from mtnet.hosts.node.config import NodeConfig, Source
 from mtnet.hosts.node.intake import Intake
 from mtnet.hosts.node.ledger import Ledger
-from mtnet.hosts.node.lines import Lines, Pseudonyms, kind_of
+from mtnet.hosts.node.lines import Lines, Pseudonyms, kind_of, without_uids
 from mtnet.hosts.node.objects import BrokenObjectError, read_facts, received
 
 _FETCHED = "fetched"
@@ -65,7 +65,7 @@ class Fetcher:
                     if not self._ledger.was_fetched(uid):
                         self._fetch(number, server, uid)
             except Exception as error:
-                self._lines.tell("fetching_failed", source=number + 1, error=kind_of(error))
+                self._lines.tell("fetching_failed", source=number + 1, error=_told(error))
             self._stop.wait(source.every_s)
 
     def _fetch(self, number: int, server: DicomWeb, study_uid: str) -> None:
@@ -77,7 +77,7 @@ class Fetcher:
             self._ledger.fetched(study_uid)
             self._lines.tell("fetched", study=study, objects=kept)
         except Exception as error:
-            self._lines.tell("fetching_failed", source=number + 1, study=study, error=kind_of(error))
+            self._lines.tell("fetching_failed", source=number + 1, study=study, error=_told(error))
         finally:
             self._busy.pop(number, None)
             shutil.rmtree(place, ignore_errors=True)
@@ -90,3 +90,7 @@ class Fetcher:
             self._lines.tell("object_refused", reason=str(error))
             return False
         return self._intake.keep(received(facts, b"", data), (data,)).outcome != "too_large"
+
+
+def _told(error: Exception) -> str:
+    return without_uids(str(error)) if isinstance(error, DicomWebError) else kind_of(error)

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import secrets
 import sys
 import threading
@@ -13,6 +14,8 @@ import time
 import traceback
 from pathlib import Path
 from typing import TextIO
+
+_UID = re.compile(r"\d+(\.\d+){4,}")
 
 Fact = str | int | float | bool | None
 
@@ -61,6 +64,11 @@ class Lines:
                 self._stream.flush()
             except (OSError, ValueError):
                 pass
+
+
+def without_uids(text: str) -> str:
+    """A sentence of ours without the UIDs in it."""
+    return _UID.sub("(UID)", text)
 
 
 def kind_of(error: BaseException) -> str:

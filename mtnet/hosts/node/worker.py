@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import queue
-import re
 import sys
 import threading
 from collections.abc import Iterable
@@ -17,12 +16,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mtnet.hosts.node.lines import kind_of
+from mtnet.hosts.node.lines import kind_of, without_uids
 
 if TYPE_CHECKING:
     from mtnet.structures import ReportLine
 
-_UID = re.compile(r"\d+(\.\d+){3,}")
 _MOST_TOLD = 2000
 
 
@@ -91,7 +89,7 @@ def _tuple(value: Any) -> Any:
 def _refused(reports: Iterable[Iterable[ReportLine]]) -> dict[str, Any]:
     """What refuses it: codes for the log, and for people what they mean, without the UIDs that some sentences have."""
     lines = list(dict.fromkeys(line for report in reports for line in report))
-    told = " ".join(f"{_UID.sub('(UID)', line.message)} ({line.code})" for line in lines)
+    told = " ".join(f"{without_uids(line.message)} ({line.code})" for line in lines)
     return {"outcome": "refused", "codes": sorted({line.code for line in lines}), "told": told[:_MOST_TOLD]}
 
 

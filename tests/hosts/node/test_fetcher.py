@@ -18,8 +18,8 @@ from tests.hosts.orthanc import running_orthanc
 
 @pytest.mark.filterwarnings("ignore:Invalid value for VR:UserWarning")
 def test_studies_of_a_server_are_taken_once_as_if_they_were_sent(tmp_path):
-    first = write_ct_series(tmp_path / "first", shape=(8, 8, 4), study="first")
-    second = write_ct_series(tmp_path / "second", shape=(8, 8, 4), study="second")
+    first = write_ct_series(tmp_path / "first", shape=(8, 8, 4), study="first", series="first")
+    second = write_ct_series(tmp_path / "second", shape=(8, 8, 4), study="second", series="second")
     state = tmp_path / "state"
     state.mkdir()
     with running_orthanc(tmp_path / "orthanc") as archive, receiving(state) as node:
