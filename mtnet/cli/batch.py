@@ -79,6 +79,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--memory-limit", type=mebibytes, metavar="MIB", help="of the device, as in mtnet infer")
     parser.add_argument("--seg", choices=("binary", "labelmap"), default="binary", help="kind of DICOM SEG")
     parser.add_argument("--no-capture", action="store_true", help="leave out overlay.dcm")
+    parser.add_argument("--page", action="store_true", help="also write report.html for every study")
     parser.add_argument("--trust-bundle", action="store_true", help="let the bundle's config run code of its own")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--strict", action="store_true", help="refuse what would be repaired or flagged")
@@ -121,6 +122,7 @@ def run(args: argparse.Namespace) -> int:
         allow_outside=args.allow_outside,
         seg=args.seg,
         capture=not args.no_capture,
+        page=args.page,
     )
     inputs = find_inputs(args.source, server=args.server, depth=args.depth)
     store = None if args.store is None else DicomWeb(args.store.removeprefix("dicomweb+"))

@@ -158,7 +158,7 @@ class Stages:
                 if isinstance(case, Clip):
                     how = self._write_options
                     folder = job.folder_of(number)
-                    answer_clip(self._predictor, case, folder, seg=how.seg, capture=how.capture)
+                    answer_clip(self._predictor, case, folder, seg=how.seg, capture=how.capture, page=how.page)
                 else:
                     answers = self._predictor.infer(case)
             if isinstance(case, Clip):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections import Counter
 from collections.abc import Sequence
 from html import escape
@@ -103,7 +104,7 @@ def _histogram(title: str, values: Sequence[float]) -> str:
         for n in range(_BINS)
         if counts[n]
     )
-    middle = sorted(values)[len(values) // 2]
+    middle = statistics.median(values)
     told = f"{len(values)} studies, {low:.4g} to {high:.4g}, median {middle:.4g}"
     return (
         f"<figure><figcaption>{escape(title)}</figcaption>"

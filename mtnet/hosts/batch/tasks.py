@@ -29,7 +29,7 @@ class Settings:
         bundle: its folder.
         device, tasks, fast, half, runtime, memory_limit_bytes, trust_bundle: as ``Predictor.from_bundle`` takes them.
         strict, repair, allow_outside: as ``ReadOptions``.
-        seg, capture: as ``WriteOptions``.
+        seg, capture, page: as ``WriteOptions``.
     """
 
     bundle: str
@@ -45,6 +45,7 @@ class Settings:
     allow_outside: bool = False
     seg: SegKind = "binary"
     capture: bool = True
+    page: bool = False
 
     def key(self) -> str:
         """SHA-256 of what decides an answer beside the study: configs and weights of the bundle, options, version.

@@ -72,7 +72,7 @@ def main() -> None:
     stages = Stages(
         predictor,
         ReadOptions(strict=settings.strict, repair=settings.repair, allow_outside=settings.allow_outside),
-        WriteOptions(settings.seg, settings.capture),
+        WriteOptions(settings.seg, settings.capture, settings.page),
         Places(start.studies, start.work),
         start.known,
         told=lambda *what: lane.send("stage", *what, time.monotonic()),
