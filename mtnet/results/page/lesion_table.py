@@ -127,7 +127,7 @@ def _where(lesion: Lesion, places: Mapping[int, str], flat: bool) -> str:
     if flat:
         return escape(place)
     place = place.partition(" of ")[0]
-    centre = ", ".join(f"{v:.0f}" for v in lesion.centre_lps_mm).replace("-", "−")
+    centre = ", ".join(str(round(v)) for v in lesion.centre_lps_mm).replace("-", "−")
     return f"{escape(place)}<small>LPS {centre} mm</small>"
 
 
