@@ -12,6 +12,7 @@ from mtnet.structures import InputDomain, ModelInfo, OutputSpec
 
 if TYPE_CHECKING:
     from mtnet.inference import MultiTaskInferer
+    from mtnet.inference.calibration import Calibration
     from mtnet.inference.runtimes import Runtime
     from mtnet.nets import MultiTaskNet
 
@@ -30,6 +31,7 @@ class Parts:
     model: ModelInfo
     device: str
     domain: InputDomain | None
+    calibration: Calibration | None = None
 
 
 def assemble(
@@ -48,8 +50,9 @@ def assemble(
 
     Raises:
         BundleError: the bundle is damaged, has no weights or not its own, or a task is unknown.
-        ValueError: the weights do not fit the network, or there is no such device.
+        ValueError: the weights do not fit the network, their calibration is damaged, or there is no such device.
     """
+    from mtnet.inference.calibration import read_calibration
     from mtnet.inference.precision import fast_precision
     from mtnet.nets import load_state
 
@@ -68,7 +71,8 @@ def assemble(
         inferer.plan = replace(inferer.plan, precision=fast_precision(where, runtime))
     if fast:
         inferer.plan = replace(inferer.plan, overlap=FAST_OVERLAP)
-    return Parts(network, build("preprocessing"), inferer, model, where, domain)
+    calibration = read_calibration(bundle.weights, model.weights_sha256)
+    return Parts(network, build("preprocessing"), inferer, model, where, domain, calibration)
 
 
 def _outputs_of(network: MultiTaskNet, tasks: Sequence[str]) -> list[str]:

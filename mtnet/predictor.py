@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mtnet.answers import Answers, Progress, answers_at_places, decoded_at_places, patch_of, prepared
+from mtnet.answers import (
+    Answers,
+    Progress,
+    answers_at_places,
+    check_points,
+    decoded_at_places,
+    organ_lines,
+    patch_of,
+    prepared,
+    seen_line,
+    told_options,
+)
 from mtnet.assembly import Transform, assemble, without_loader
 from mtnet.cases import Case, Clip, Item, ReadOptions, items_of, read_image_item, read_volume_item
 from mtnet.decoded import Seen, decode_all
 from mtnet.inference.cost import CostMeter, NoMeter
 from mtnet.inference.decode import hashed_uid
-from mtnet.inference.input_check import check_image, check_lungs, settle
+from mtnet.inference.input_check import check_image, distance_lines, settle
 from mtnet.io.scan import scan
 from mtnet.points import one_study, placed
 from mtnet.structures import (
@@ -31,9 +43,9 @@ from mtnet.structures import (
 
 if TYPE_CHECKING:
     from mtnet.inference import MultiTaskInferer
-    from mtnet.inference.plan import Outputs
-    from mtnet.inference.region import RegionResult
+    from mtnet.inference.calibration import Calibration
     from mtnet.inference.runtimes import Runtime
+    from mtnet.inference.training_distance import FeatureTap
     from mtnet.nets import MultiTaskNet
     from mtnet.transforms import NodulePatchd
 
@@ -59,6 +71,9 @@ class Predictor:
         model: what results say about the network.
         device: ``cpu``, ``cuda``, ``cuda:1``...
         domain: the images that the network is made for; without it none is refused, and the report says so.
+        calibration: of the network's weights: temperatures, and from where on an image is unlike the training data.
+
+    ``keeps_features`` asks for ``Answers.features``; a calibration that needs them sets it.
     """
 
     def __init__(
@@ -69,6 +84,7 @@ class Predictor:
         model: ModelInfo,
         device: str = "cpu",
         domain: InputDomain | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         from mtnet.inference.memory_layout import kernel_dims, lay_out
 
@@ -77,7 +93,7 @@ class Predictor:
         # The planes of a network of points are cut from a volume, so what is read may have more dimensions than it.
         self.spatial_dims = domain.spatial_dims if domain else 3 if self.patch else kernel_dims(network)
         if self.patch is not None:
-            _check_points(network, self.spatial_dims)
+            check_points(network, self.spatial_dims)
         lay_out(network.eval(), device)
         self.network = network
         self.inferer = inferer
@@ -89,6 +105,10 @@ class Predictor:
         self.model = model
         self.device = device
         self.domain = domain
+        self.calibration = calibration
+        self.keeps_features = calibration is not None and calibration.features is not None
+        if calibration is not None:
+            calibration.apply(network)
 
     @classmethod
     def from_bundle(
@@ -119,7 +139,7 @@ class Predictor:
 
         Raises:
             BundleError: the bundle is damaged, has no weights or not its own, or a task is unknown.
-            ValueError: the weights do not fit the network, or there is no such device.
+            ValueError: the weights do not fit the network, their calibration is damaged, or there is no such device.
         """
         parts = assemble(
             Path(folder),
@@ -132,7 +152,15 @@ class Predictor:
             half=half,
             memory_limit_bytes=memory_limit_bytes,
         )
-        return cls(parts.network, parts.preprocessing, parts.inferer, parts.model, parts.device, parts.domain)
+        return cls(
+            parts.network,
+            parts.preprocessing,
+            parts.inferer,
+            parts.model,
+            parts.device,
+            parts.domain,
+            parts.calibration,
+        )
 
     def run(self, path: str | Path, options: ReadOptions | None = None) -> Findings:
         """Everything about the one study at ``path``.
@@ -248,20 +276,32 @@ class Predictor:
             RefusedError: the image does not show what the network is made for; it has not run.
         """
         if self.patch is not None:
-            return answers_at_places(case, self.preprocessing, self.network, self.inferer, progress)
+            with self._tap() as seen:
+                answers = answers_at_places(case, self.preprocessing, self.network, self.inferer, progress)
+            return replace(answers, features=None if seen is None else seen.rows)
         with case.meter.stage("preprocess"):
             image, grid = prepared(case, self.preprocessing)
         lines: list[ReportLine] = []
-        with case.meter.stage("network"):
+        with case.meter.stage("network"), self._tap() as seen:
             outputs, region = self.inferer.outputs_of(
                 image[None],
                 self.network,
                 grid=grid,
                 target=case.volume.geometry,
                 progress=progress,
-                on_region=lambda found: lines.extend(self._organ_lines(case, found)),
+                on_region=lambda found: lines.extend(self._settled(organ_lines(self.domain, case, found), case)),
             )
-        return Answers(outputs, grid, region, tuple(lines))
+        rows = None if seen is None else seen.rows
+        return Answers(
+            outputs, grid, region, tuple(lines), features=None if rows is None else rows.mean(axis=0, keepdims=True)
+        )
+
+    def _tap(self) -> AbstractContextManager[FeatureTap | None]:
+        """Notes the encoder's features where they are asked for and the encoder runs as it is."""
+        from mtnet.inference.training_distance import FeatureTap
+
+        eager = self.inferer.plan.runtime == "eager"
+        return FeatureTap(self.network) if self.keeps_features and eager else nullcontext()
 
     def _infer_alike(self, cases: Sequence[Case]) -> list[Answers]:
         """``infer`` for frames of one clip: one pass of the network where each is seen as a whole."""
@@ -270,18 +310,25 @@ class Predictor:
         if len(cases) == 1:
             return [self.infer(cases[0])]
         images = [prepared(case, self.preprocessing) for case in cases]
-        merged = self.inferer.outputs_of_batch(
-            torch.stack([image for image, _ in images]),
-            self.network,
-            grids=[grid for _, grid in images],
-            target=cases[0].volume.geometry,
-        )
-        return [Answers(outputs, grid, None) for outputs, (_, grid) in zip(merged, images, strict=True)]
+        with self._tap() as seen:
+            merged = self.inferer.outputs_of_batch(
+                torch.stack([image for image, _ in images]),
+                self.network,
+                grids=[grid for _, grid in images],
+                target=cases[0].volume.geometry,
+            )
+        rows = None if seen is None else seen.rows
+        # Where memory ran out, or there are windows, rows and frames are not one to one.
+        told = rows is not None and len(rows) == len(images)
+        return [
+            Answers(outputs, grid, None, features=rows[number : number + 1] if told and rows is not None else None)
+            for number, (outputs, (_, grid)) in enumerate(zip(merged, images, strict=True))
+        ]
 
     def finish(self, case: Case, answers: Answers) -> Findings:
         """Turn the merged outputs into findings on the grid of the source."""
         volume, outputs = case.volume, answers.outputs
-        options = self._options(case)
+        options = told_options(case, self.inferer, self.network, self.patch, self.calibration)
         source = case.source.sop_instance_uid or case.source.series_instance_uid or case.source.file_name
         seed = "|".join((source, self.model.weights_sha256, *options))
         uid_seed = hashed_uid(seed, *options.values())
@@ -300,6 +347,7 @@ class Predictor:
             else:
                 made = decoded_at_places(case, answers, self.network.outputs, uid_seed)
         regional = answers.region.lines if answers.region else ()
+        distances = self.calibration.distances(answers.features, made.reconstruction_error) if self.calibration else ()
         return Findings(
             geometry=volume.geometry,
             source=case.source,
@@ -314,11 +362,19 @@ class Predictor:
             measured=made.measured,
             extras=made.extras,
             report=volume.report.plus(
-                (self._seen_line(outputs), *answers.lines, *regional, *outputs.lines, *made.lines)
+                (
+                    seen_line(outputs, self.patch),
+                    *answers.lines,
+                    *regional,
+                    *outputs.lines,
+                    *made.lines,
+                    *self._settled(distance_lines(distances), case),
+                )
             ),
             costs=tuple(case.meter.costs),
             options=options,
             plane=None if case.scale is None else Plane(case.scale.spacing_mm),
+            training_distance=distances,
         )
 
     def _with_places(self, case: Case, patch: NodulePatchd) -> Case:
@@ -341,54 +397,5 @@ class Predictor:
             lines = self._settled(check_image(self.domain, case.volume, case.source), case)
         return replace(case, volume=replace(case.volume, report=case.volume.report.plus(lines)))
 
-    def _organ_lines(self, case: Case, region: RegionResult | None) -> tuple[ReportLine, ...]:
-        """What the image shows of the organ that the network is made for; nothing is measured twice."""
-        from mtnet.inference.region import find_lungs
-
-        if self.domain is None or self.domain.organ == "any":
-            return ()
-        lungs = region.lungs if region is not None else None
-        if lungs is None:
-            lungs = find_lungs(case.volume.array[0], case.volume.geometry)
-        return self._settled(check_lungs(self.domain, lungs, case.source), case)
-
     def _settled(self, lines: tuple[ReportLine, ...], case: Case) -> tuple[ReportLine, ...]:
         return settle(lines, strict=case.options.strict, allow_outside=case.options.allow_outside)
-
-    def _options(self, case: Case) -> dict[str, str]:
-        plan, region = self.inferer.plan, self.inferer.region
-        return {
-            "window": "whole" if self.inferer.roi_size is None else "x".join(str(n) for n in plan.window),
-            "overlap": f"{plan.overlap:g}",
-            "importance": plan.importance,
-            "precision": plan.precision,
-            "runtime": plan.runtime,
-            "region": region.rule if region else "whole",
-            "outputs": ",".join(spec.name for spec in self.network.outputs),
-            "repaired": "yes" if any(line.severity == "repaired" for line in case.volume.report) else "no",
-            **({} if self.patch is None else {"places": _kind_of_places(case.options)}),
-        }
-
-    def _seen_line(self, outputs: Outputs) -> ReportLine:
-        if self.patch is not None:
-            field = " x ".join(f"{side:.4g}" for side in self.patch.field_mm)
-            message = f"The network saw a field of {field} mm around each of {outputs.windows_run} place(s)."
-            return ReportLine("places", "note", message, "network")
-        message = (
-            f"The network saw {outputs.windows_run} of {outputs.windows_total} windows; "
-            f"{outputs.region_share:.1%} of the image lies in the region that was looked at."
-        )
-        return ReportLine("windows", "note", message, "network")
-
-
-def _kind_of_places(options: ReadOptions) -> str:
-    if options.points is None:
-        return "middle of the crop"
-    return "lesions of an earlier run" if options.points.of_lesions else "given"
-
-
-def _check_points(network: MultiTaskNet, spatial_dims: int) -> None:
-    other = [spec.name for spec in network.outputs if spec.kind != "global"]
-    if other or spatial_dims != 3:
-        told = f"its outputs {', '.join(other)} are not" if other else "its input domain is one of images"
-        raise ValueError(f"The network is asked about places in a volume, and answers in global outputs, but {told}.")

@@ -12,6 +12,7 @@ from mtnet.cli.terminal import plain, progress_bar
 if TYPE_CHECKING:
     from mtnet.evaluation.records import Evaluated
     from mtnet.evaluation.summary import Scores, Summary
+    from mtnet.predictor import Predictor
 
 REPORT_FILE = "report.html"
 
@@ -60,6 +61,12 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--pictures", action="store_true", help="show the worst masks in the report; they may hold burned-in text"
     )
+    parser.add_argument(
+        "--store",
+        action="store_true",
+        help="with --split val: fit temperatures, and from where on an image is unlike the training data, and store "
+        "them with the operating points beside the weights, where every later run applies them",
+    )
     parser.add_argument("--trust-bundle", action="store_true", help="let the bundle's config run code of its own")
     parser.add_argument("--json", action="store_true", help="print metrics.json in place of the table")
     parser.set_defaults(run=run)
@@ -74,12 +81,15 @@ def run(args: argparse.Namespace) -> int:
     from mtnet.evaluation.crop_baselines import crop_baselines
     from mtnet.evaluation.pictures import WorstMasks
     from mtnet.evaluation.records import RECORDS_FILE, joined, read_records
-    from mtnet.evaluation.run import evaluate
+    from mtnet.evaluation.run import evaluate, tasks_for
     from mtnet.evaluation.summary import summarise
-    from mtnet.evaluation.tasks import tasks_of
     from mtnet.predictor import Predictor, ReadOptions
     from mtnet.sources.manifest import read_manifest
 
+    if args.store and (args.split != "val" or args.join or args.tasks):
+        raise ValueError(
+            "--store fits on split val of one run with all tasks: give --split val without --join, --tasks."
+        )
     manifest = read_manifest(args.manifest)
     folder = find_bundle(args.bundle)
     how: dict[str, Any] = {"device": args.device, "trust_bundle": args.trust_bundle}
@@ -96,17 +106,18 @@ def run(args: argparse.Namespace) -> int:
     if args.out.exists() and not args.out.is_dir():
         raise NotADirectoryError(f"{args.out} is a file; give a folder for the results.")
     kept = WorstMasks() if args.pictures else None
+    features: dict[str, Any] | None = {} if args.store else None
     asked: dict[str, Any] = {
         "foreign": [name for name in args.foreign.split(",") if name],
         "options": ReadOptions(allow_outside=args.allow_outside),
     }
     with progress_bar("sample") as progress:
-        evaluated = evaluate(predictor, manifest, args.split, progress=progress, worst=kept, **asked)
+        evaluated = evaluate(predictor, manifest, args.split, progress=progress, worst=kept, features=features, **asked)
         if rival is not None:
             earlier = evaluate(rival, manifest, args.split, progress=progress, **asked)
     evaluated = joined(evaluated, folds) if folds else evaluated
     baselines = crop_baselines(evaluated, manifest)
-    summary = summarise(evaluated, tasks_of(predictor.network.outputs), earlier, baselines)
+    summary = summarise(evaluated, tasks_for(predictor), earlier, baselines)
     document = files.metrics_document(evaluated, summary, manifest)
     written = _write(evaluated, summary, document, args.out, kept.pictures() if kept else {})
     if args.json:
@@ -114,6 +125,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print(evaluated, summary)
         print(f"\nwritten to {args.out}: {', '.join(written)}")
+    if args.store:
+        _store(evaluated, predictor, features, args.weights or folder / "models" / "model.pt")
     if REPORT_FILE not in written:
         print("no report.html: its plots need matplotlib; pip install 'mtnet[report]'.", file=sys.stderr)
     for one in evaluated.refused:
@@ -143,6 +156,20 @@ def _write(
         written.append(REPORT_FILE)
     files.write_metrics(document, out / files.METRICS_FILE)
     return written
+
+
+def _store(evaluated: Evaluated, predictor: Predictor, features: dict[str, Any] | None, weights: Path) -> None:
+    from mtnet.evaluation.calibrate import calibration_of
+    from mtnet.inference.calibration import write_calibration
+
+    found = calibration_of(evaluated, predictor.network.outputs, features)
+    path = write_calibration(found, weights)
+    print(f"\nstored beside the weights: {path.name}", file=sys.stderr)
+    for name, value in found.temperatures.items():
+        told = ", ".join(f"{key} {number:g}" for key, number in found.fitted_on["temperatures"][name].items())
+        print(f"temperature of {name}: {value:.3f} ({told})", file=sys.stderr)
+    for name, value in found.thresholds.items():
+        print(f"unlike the training data by its {name}: above {value:.4g}", file=sys.stderr)
 
 
 def _print(evaluated: Evaluated, summary: Summary) -> None:

@@ -13,17 +13,19 @@ from mtnet.evaluation.ranking import Ranking
 
 Record = Mapping[str, Any]
 CALIBRATION_BINS = 15
+_TINY = 1e-12
 
 
-def record_of(target: str, probabilities: Mapping[str, float]) -> dict[str, Any]:
-    """One image's record: its class and the probability of each.
+def record_of(target: str, probabilities: Mapping[str, float], temperature: float = 1.0) -> dict[str, Any]:
+    """One image's record: its class, the probability of each, and the temperature that these were made with, if any.
 
     Raises:
         ValueError: the target is none of the classes.
     """
     if target not in probabilities:
         raise ValueError(f"The class {target!r} is none of {', '.join(probabilities)}.")
-    return {"target": target, "probabilities": {name: float(p) for name, p in probabilities.items()}}
+    told = {"target": target, "probabilities": {name: float(p) for name, p in probabilities.items()}}
+    return told if temperature == 1.0 else {**told, "temperature": temperature}
 
 
 def arrays(records: Sequence[Record | None]) -> tuple[list[str], NDArray[np.intp], FloatArray, NDArray[np.intp]]:
@@ -42,8 +44,9 @@ def metrics(records: Sequence[Record | None]) -> dict[str, Metric]:
     ``accuracy``, ``balanced_accuracy`` (mean sensitivity of the classes that occur), ``macro_f1`` (over the classes
     that occur or are answered), ``auroc`` and ``ap`` (of two classes those of the second; of more the mean of each
     against the rest), ``brier`` (of two classes the squared error of the second's probability; of more the sum over
-    classes), ``ece`` (15 bins of equal width of the highest probability, Guo et al. 2017), and for each class
-    ``f1_<class>`` and, of more than two, ``auroc_<class>``. The answer is the most probable class.
+    classes), ``ece`` (15 bins of equal width of the highest probability, Guo et al. 2017), where a temperature was
+    applied ``ece_before``, without it, and for each class ``f1_<class>`` and, of more than two, ``auroc_<class>``.
+    The answer is the most probable class.
     """
     names, rows, probability, target = arrays(records)
     if not len(rows):
@@ -73,6 +76,11 @@ def metrics(records: Sequence[Record | None]) -> dict[str, Metric]:
         "brier": Metric(rows, lambda w: float(w @ squared / w.sum()) if w.sum() else float("nan"), better="lower"),
         "ece": Metric(rows, lambda w: calibration_error(probability, target, w), better="lower"),
     }
+    temperatures = np.array([record.get("temperature", 1.0) for record in records if record is not None])
+    if (temperatures != 1.0).any():
+        powers = np.maximum(probability, _TINY) ** temperatures[:, None]
+        raw = powers / powers.sum(axis=1, keepdims=True)
+        found["ece_before"] = Metric(rows, lambda w: calibration_error(raw, target, w), better="lower")
     if count > 2:
         found |= {f"auroc_{name}": Metric(rows, rankings[k].auroc) for k, name in enumerate(names)}
     return found | {f"f1_{name}": f1_of(k) for k, name in enumerate(names)}

@@ -40,13 +40,16 @@ RULES = {
     f"{classification.CALIBRATION_BINS} bins of equal width",
     "regression": "error is measured less known; limits of agreement at 1.96 standard deviations; ICC(2,1)",
     "reconstruction": "over the region that the network looked at; SSIM on axial planes, Gaussian window of 11 pixels",
+    "training_distance": "distance from the images that the weights were calibrated on; flagged is the share above the "
+    "stored threshold",
     "label_conflict": "images that stand in two classes train only; they count in with_label_conflict alone",
 }
 """By which rules scores are made, by what they are about."""
 
+_TASKS = ("segmentation", "detection", "classification", "regression", "reconstruction", "training_distance")
 _RULE_OF_TASK = {
     "empty_masks": "segmentation",
-    **{task: task for task in ("segmentation", "detection", "classification", "regression", "reconstruction")},
+    **{task: task for task in _TASKS},
 }
 
 

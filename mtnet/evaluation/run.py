@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mtnet.evaluation.pictures import WorstMasks
 from mtnet.evaluation.records import Evaluated, Refusal, SampleRecord
-from mtnet.evaluation.tasks import Answered, Task, tasks_of
+from mtnet.evaluation.tasks import TRAINING_DISTANCE, Answered, Task, tasks_of
 from mtnet.points import points_at
 from mtnet.predictor import Case, Predictor, ReadOptions
 from mtnet.sources.manifest import Manifest, Sample
@@ -23,10 +23,19 @@ Progress = Callable[[int, int], None]
 
 CONFLICT = "label_conflict"
 """Flag of an image that stands in two classes: it trains only, and scores with it stand beside the others."""
+_OF_FOREIGN = ("reconstruction", TRAINING_DISTANCE.path)
 _FOLD = {"test": 0, "val": 1}
 _TOLD = 10
 _SYNTHETIC = ("phantom", "composed_ct")
 """Layouts whose images were made here."""
+
+
+def tasks_for(predictor: Predictor) -> tuple[Task, ...]:
+    """What a predictor is scored for: its outputs, and where its weights are calibrated the distance of images from
+    what they were trained for."""
+    tasks = tasks_of(predictor.network.outputs)
+    calibrated = predictor.calibration is not None and bool(predictor.calibration.thresholds)
+    return (*tasks, TRAINING_DISTANCE) if calibrated else tasks
 
 
 def chosen(manifest: Manifest, split: EvaluatedSplit) -> list[tuple[Sample, bool]]:
@@ -59,6 +68,7 @@ def evaluate(
     options: ReadOptions | None = None,
     progress: Progress | None = None,
     worst: WorstMasks | None = None,
+    features: dict[str, NDArray[np.float64]] | None = None,
 ) -> Evaluated:
     """Answer every sample of a split and note what its scores need.
 
@@ -67,10 +77,11 @@ def evaluate(
         manifest: of one or several sources.
         split: ``train``, ``val``, ``test`` or ``all``.
         foreign: sources of images that the network was not trained on, all of which are answered too, and count for
-            ``reconstruction.auroc_foreign`` alone.
+            ``auroc_foreign`` of ``reconstruction`` and ``training_distance`` alone.
         options: how images are read.
         progress: called with samples done and samples to do.
         worst: is shown every mask.
+        features: is given the features ``(D,)`` of every sample by its id.
 
     Raises:
         FileNotFoundError: files of the manifest are missing.
@@ -81,7 +92,8 @@ def evaluate(
     if unknown:
         told = ", ".join(source.name for source in manifest.sources)
         raise ValueError(f"The manifest has no source {', '.join(unknown)}; it has {told}.")
-    tasks = tasks_of(predictor.network.outputs)
+    tasks = tasks_for(predictor)
+    predictor.keeps_features |= features is not None
     samples = [(s, aside) for s, aside in chosen(manifest, split) if s.source not in foreign]
     strange = [s for s in manifest.samples if s.source in foreign]
     check_truth(tasks, [s for s, _ in samples], split)
@@ -94,7 +106,7 @@ def evaluate(
         if progress is not None:
             progress(done, len(jobs))
         try:
-            records.append(record_of(predictor, tasks, sample, options, aside=aside, foreign=unlike, worst=worst))
+            records.append(record_of(predictor, tasks, sample, options, aside, unlike, worst, features))
         except RefusedError as error:
             refused.append(Refusal(sample.id, " ".join(line.message for line in error.lines)))
     if progress is not None:
@@ -120,10 +132,10 @@ def record_of(
     tasks: Sequence[Task],
     sample: Sample,
     options: ReadOptions,
-    *,
     aside: bool = False,
     foreign: bool = False,
     worst: WorstMasks | None = None,
+    features: dict[str, NDArray[np.float64]] | None = None,
 ) -> SampleRecord:
     """Answer one sample and note what the tasks want of it.
 
@@ -133,6 +145,8 @@ def record_of(
     case = predictor.read(sample.image, _placed(predictor, sample, options))
     answers = predictor.infer(case)
     findings = predictor.finish(case, answers)
+    if features is not None and answers.features is not None:
+        features[sample.id] = answers.features[0]
     region = predictor.inferer.region
     answered = Answered(
         sample,
@@ -145,7 +159,7 @@ def record_of(
     )
     noted = {}
     for task in tasks:
-        if foreign and task.path != "reconstruction":
+        if foreign and task.path not in _OF_FOREIGN:
             continue
         note = task.measure(answered)
         if note is not None:
@@ -213,6 +227,8 @@ def check_truth(tasks: Sequence[Task], samples: Sequence[Sample], split: str) ->
 
 def _unscored(tasks: Sequence[Task], samples: Sequence[Sample]) -> Iterable[str]:
     for task in tasks:
+        if task is TRAINING_DISTANCE:
+            continue
         with_truth = sum(task.wants(sample) for sample in samples)
         if not with_truth:
             yield f"{task.path} is not scored: no sample has the truth for it."

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mtnet.evaluation import classification, detection, presence, reconstruction, regression, segmentation
+from mtnet.evaluation import classification, detection, distance, presence, reconstruction, regression, segmentation
 from mtnet.evaluation.bootstrap import Metric
 from mtnet.evaluation.detection import Boxes
 from mtnet.inference.decode import decode_lesions, region_slice
@@ -83,6 +83,15 @@ def tasks_of(outputs: Sequence[OutputSpec]) -> tuple[Task, ...]:
         path = task.path if task.path not in found else f"{task.path}.{spec.name}"
         found[path] = Task(path, task.wants, task.measure, task.metrics)
     return tuple(found.values())
+
+
+TRAINING_DISTANCE = Task(
+    distance.PATH,
+    lambda _: False,
+    lambda answered: distance.record_of(answered.findings.training_distance, foreign=answered.foreign),
+    distance.metrics,
+)
+"""Of a network that is calibrated. No sample is scored for its sake alone."""
 
 
 def _dense_task(spec: OutputSpec) -> Task:
@@ -220,7 +229,9 @@ def _measure_class(spec: OutputSpec, names: Sequence[str], answered: Answered) -
     target = answered.sample.image_class
     if target is None or target not in names:
         return None
-    return classification.record_of(target, dict(zip(names, _global(spec, answered).tolist(), strict=True)))
+    return classification.record_of(
+        target, dict(zip(names, _global(spec, answered).tolist(), strict=True)), spec.temperature
+    )
 
 
 def _measure_presence(spec: OutputSpec, names: Sequence[str], answered: Answered) -> Record | None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ignite.engine import Engine
 
     from mtnet.inference import MultiTaskInferer
+    from mtnet.inference.calibration import Calibration
     from mtnet.nets import MultiTaskNet
 
 
@@ -68,7 +69,9 @@ class BundleWeights:
             ValueError: the weights do not fit the network.
         """
         if self.weights is None:
-            _load_weights(self.network, Bundle.read(self.bundle_root))
+            _, calibration = _load_weights(self.network, Bundle.read(self.bundle_root))
+            if calibration is not None:
+                calibration.apply(self.network)
         else:
             from mtnet.nets import load_state
 
@@ -97,8 +100,8 @@ class StudyRun:
         device: str = "cpu",
     ) -> None:
         bundle = Bundle.read(Path(bundle_root))
-        model = _load_weights(network, bundle)
-        self.predictor = Predictor(network, preprocessing, inferer, model, device, bundle.input_domain())
+        model, calibration = _load_weights(network, bundle)
+        self.predictor = Predictor(network, preprocessing, inferer, model, device, bundle.input_domain(), calibration)
 
     def __call__(
         self,
@@ -132,12 +135,13 @@ class StudyRun:
         return files
 
 
-def _load_weights(network: MultiTaskNet, bundle: Bundle) -> ModelInfo:
+def _load_weights(network: MultiTaskNet, bundle: Bundle) -> tuple[ModelInfo, Calibration | None]:
+    from mtnet.inference.calibration import read_calibration
     from mtnet.nets import load_state
 
     model = bundle.model_info()
     load_state(network, bundle.weights)
-    return model
+    return model, read_calibration(bundle.weights, model.weights_sha256)
 
 
 def _is_bundle(folder: Path, name: str) -> bool:

@@ -21,6 +21,7 @@ from mtnet.structures import (
     RefusedError,
     ReportLine,
     Source,
+    TrainingDistance,
     Volume,
 )
 from mtnet.structures.report import Severity
@@ -159,6 +160,22 @@ def dimension_line(spatial_dims: int, found: str, where: str) -> ReportLine:
     taken = "volumes (CT, MR, PET, NIfTI...)" if spatial_dims == 3 else "single images and clips"
     message = f"The input is {found}; the network takes {taken}. Choose another bundle."
     return ReportLine("dimension_outside", "refused", message, where)
+
+
+def distance_lines(distances: Iterable[TrainingDistance]) -> tuple[ReportLine, ...]:
+    """A line for each measure by which the image is unlike those that the network was trained for."""
+    told = {"features": "what the network's encoder makes of it", "reconstruction": "how badly the network redraws it"}
+    return tuple(
+        ReportLine(
+            "unlike_training",
+            "flagged",
+            f"The image is unlike those that the network was trained for, by {told[one.measure]}: {one.score:.3g}, "
+            f"where {one.threshold:.3g} is the limit. Do not rely on the answers.",
+            "image",
+        )
+        for one in distances
+        if one.unlike
+    )
 
 
 def settle(lines: Iterable[ReportLine], *, strict: bool = False, allow_outside: bool = False) -> tuple[ReportLine, ...]:

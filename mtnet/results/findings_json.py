@@ -38,10 +38,11 @@ from mtnet.structures import (
     SeriesChoice,
     Source,
     StageCost,
+    TrainingDistance,
 )
 
-SCHEMA_VERSION = "1.3"
-_KNOWN_VERSIONS = ("1.1", "1.2", SCHEMA_VERSION)
+SCHEMA_VERSION = "1.4"
+_KNOWN_VERSIONS = ("1.1", "1.2", "1.3", SCHEMA_VERSION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ def findings_to_dict(
 
     A volume's document is one of version 1.1, so that older readers take it; that of a 2D image or clip is of 1.2, and
     holds nothing in world millimetres; ``extras``, measured values and given
-    places need 1.3. Places and lengths are rounded to 1e-4, scores to 1e-6; the
+    places need 1.3, distances from the training data 1.4. Places and lengths are rounded to 1e-4, scores to 1e-6; the
     affine, image-class probabilities and thresholds keep every digit. Study and series appear by UID only; volumes are
     not part of it.
 
@@ -128,6 +129,7 @@ def findings_to_dict(
         "reconstruction_error": {key: float(value) for key, value in findings.reconstruction_error.items()},
         **_extras(findings),
         **measured_to_dict(findings.measured),
+        **_distances(findings),
         "report": [
             {"code": line.code, "severity": line.severity, "message": line.message, "where": line.where}
             for line in findings.report
@@ -157,6 +159,8 @@ def findings_to_dict(
 def _version(findings: Findings) -> str:
     """The oldest version that has a place for everything in it."""
     given = any(lesion.place_given or lesion.mask_drawn or lesion.measured for lesion in findings.lesions)
+    if findings.training_distance:
+        return SCHEMA_VERSION
     if findings.extras or findings.measured or given:
         return "1.3"
     return "1.1" if findings.plane is None else "1.2"
@@ -164,6 +168,23 @@ def _version(findings: Findings) -> str:
 
 def _extras(findings: Findings) -> dict[str, Any]:
     return {"extras": dict(findings.extras)} if findings.extras else {}
+
+
+def _distances(findings: Findings) -> dict[str, Any]:
+    if not findings.training_distance:
+        return {}
+    # Not rounded: the sides of the threshold must not change.
+    return {
+        "training_distance": [
+            {
+                "measure": one.measure,
+                "score": float(one.score),
+                "threshold": float(one.threshold),
+                "unlike_training": bool(one.unlike),
+            }
+            for one in findings.training_distance
+        ]
+    }
 
 
 def frame_to_dict(findings: Findings, frame: int, time_ms: float | None, latency_ms: float) -> dict[str, Any]:
@@ -182,6 +203,7 @@ def frame_to_dict(findings: Findings, frame: int, time_ms: float | None, latency
         "lesions": [flat_lesion_to_dict(lesion, findings.geometry) for lesion in findings.lesions],
         "image_classes": _classes_to_list(findings),
         **measured_to_dict(findings.measured),
+        **_distances(findings),
         **_extras(findings),
     }
 
@@ -260,6 +282,10 @@ def read_findings_json(path: Path) -> Findings:
         options=document["options"],
         plane=plane,
         measured=measured_from_dict(document),
+        training_distance=tuple(
+            TrainingDistance(one["measure"], one["score"], one["threshold"])
+            for one in document.get("training_distance", ())
+        ),
     )
 
 

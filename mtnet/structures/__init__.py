@@ -11,6 +11,7 @@ from mtnet.structures.findings import (
     SeriesChoice,
     Source,
     StageCost,
+    TrainingDistance,
 )
 from mtnet.structures.geometry import Geometry
 from mtnet.structures.image import Frame, Image
@@ -52,5 +53,6 @@ __all__ = [
     "Stack",
     "StageCost",
     "Study",
+    "TrainingDistance",
     "Volume",
 ]

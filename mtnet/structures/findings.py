@@ -143,6 +143,27 @@ class ModelInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class TrainingDistance:
+    """How far an image is from those that the network was trained for, and from where on it counts as unlike them.
+
+    Args:
+        measure: ``features`` (of the encoder; about 1 for an image like them) or ``reconstruction`` (mean absolute
+            error of the redrawn image, in its units).
+        score: of the image.
+        threshold: above which it is unlike them.
+    """
+
+    measure: str
+    score: float
+    threshold: float
+
+    @property
+    def unlike(self) -> bool:
+        """Whether the score passes the threshold."""
+        return self.score > self.threshold
+
+
+@dataclass(frozen=True, slots=True)
 class StageCost:
     """Seconds and sampled peak resident memory of one stage of the run."""
 
@@ -194,6 +215,8 @@ class Findings:
         options: the options that change the answers (window, overlap, precision, tasks...), as text.
         plane: where the image is a 2D one or a clip, whose frames are counted along k; None for a volume.
         measured: what the network measured of the image as a whole, by a key that ends in its unit.
+        training_distance: how far the image is from those that the network was trained for, by measure; empty where
+            nothing is stored of these.
     """
 
     geometry: Geometry
@@ -212,6 +235,7 @@ class Findings:
     options: Mapping[str, str] = field(default_factory=dict)
     plane: Plane | None = None
     measured: Mapping[str, Measured] = field(default_factory=dict)
+    training_distance: tuple[TrainingDistance, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("label_map", "lesion_map", "reconstruction"):
