@@ -18,6 +18,8 @@ from mtnet.hosts.node.lines import Pseudonyms
 
 OBJECTS = "objects"
 _MOST_AT_ONCE = 256
+# Times of the file, which it leaves out, are not worth a wait.
+_sync_content = getattr(os, "fdatasync", os.fsync)
 
 
 class UnsyncedError(OSError):
@@ -126,6 +128,6 @@ def _write(path: Path, parts: Sequence[bytes | memoryview]) -> None:
             view = memoryview(part)
             while view:
                 view = view[os.write(descriptor, view) :]
-        os.fsync(descriptor)
+        _sync_content(descriptor)
     finally:
         os.close(descriptor)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import socket
 import struct
 import subprocess
@@ -264,14 +263,14 @@ def test_a_full_disk_is_told_and_nothing_is_kept(study, state, monkeypatch):
 def test_a_disk_that_fails_when_it_syncs_keeps_nothing_that_is_acknowledged(study, state, monkeypatch):
     import mtnet.hosts.node.intake as intake
 
-    real, failing = os.fsync, threading.Event()
+    real, failing = intake._sync_content, threading.Event()
 
-    def fsync(descriptor):
+    def sync(descriptor):
         if failing.is_set():
             raise OSError(5, "Input/output error")
         real(descriptor)
 
-    monkeypatch.setattr(intake.os, "fsync", fsync)
+    monkeypatch.setattr(intake, "_sync_content", sync)
     with receiving(state) as node:
         failing.set()
         assert storescu(node.port, study.folder).returncode != 0
