@@ -126,15 +126,21 @@ def run(args: argparse.Namespace) -> int:
     )
     inputs = find_inputs(args.source, server=args.server, depth=args.depth)
     store = None if args.store is None else DicomWeb(args.store.removeprefix("dicomweb+"))
-    out = args.out.resolve()
     with progress_bar("study") as progress:
         batch = run_batch(
-            inputs, out, settings, _engine(args), shard=args.shard, retry=args.retry, store=store, progress=progress
+            inputs,
+            args.out,
+            settings,
+            _engine(args),
+            shard=args.shard,
+            retry=args.retry,
+            store=store,
+            progress=progress,
         )
     name = "summary" if args.shard == (1, 1) else f"summary-{args.shard[0]}-of-{args.shard[1]}"
-    files = [out / f"{name}{Path(one).suffix}" for one in (summary.PARQUET, summary.TABLE, summary.PAGE)]
+    files = [args.out / f"{name}{Path(one).suffix}" for one in (summary.PARQUET, summary.TABLE, summary.PAGE)]
     if batch.done or not all(file.is_file() for file in files):
-        table = summary.rows(batch.entries.values(), out)
+        table = summary.rows(batch.entries.values(), args.out)
         summary.write_parquet(table, files[0])
         summary.write_csv(table, files[1])
         write_page(table, files[2], model=str(Bundle.read(bundle).metadata.get("name", bundle.name)))

@@ -84,6 +84,7 @@ def run_batch(
         ValueError: another run writes to the same shard, or the engine cannot start.
         OSError: ``out`` cannot be written, its disk is full.
     """
+    out = out.absolute()
     out.mkdir(parents=True, exist_ok=True)
     work = out / f".work-{shard[0]}-of-{shard[1]}"
     with ExitStack() as stack:

@@ -38,9 +38,10 @@ def find_inputs(source: str, *, server: str | None = None, depth: int = 1) -> li
     if source.startswith(SCHEMES):
         inputs = _on_server(source)
     else:
-        path = Path(source)
+        # Another process reads it, on Ray in a folder of its own.
+        path = Path(source).absolute()
         if not path.exists():
-            raise FileNotFoundError(f"{path} does not exist; give a folder, a manifest, a list, or a DICOMweb query.")
+            raise FileNotFoundError(f"{source} does not exist; give a folder, a manifest, a list, or a DICOMweb query.")
         if path.is_dir():
             inputs = list(_in_folder(path, path, depth))
         elif path.suffix == ".json":

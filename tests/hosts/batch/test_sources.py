@@ -43,6 +43,14 @@ def test_the_entries_of_a_folder_are_its_inputs(tmp_path: Path) -> None:
     assert names(tmp_path) == ["a", "b", "c.png", "scan.nii.gz", "study.zip"]
 
 
+def test_an_input_is_told_by_its_whole_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_dicom(tmp_path / "in" / "a" / "1")
+    (tmp_path / "list.txt").write_text("in/a\n")
+    monkeypatch.chdir(tmp_path)
+    for source in ("in", "list.txt"):
+        assert [one.where for one in find_inputs(source)] == [str(tmp_path / "in" / "a")]
+
+
 def test_with_a_depth_studies_lie_in_folders_of_folders(tmp_path: Path) -> None:
     for name in ("p1/s1", "p1/s2", "p2/s1"):
         write_dicom(tmp_path / name / "1")
