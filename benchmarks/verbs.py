@@ -1,7 +1,7 @@
 """Every verb of ``python -m monai.bundle`` on every bundle, from another folder, on small made data.
 
-``python -m benchmarks.verbs`` runs each command in a process of its own, as a user types it, and writes
-``docs/verbs.md``. It ends with status 1 where a verb fails.
+``python -m benchmarks.verbs`` runs each command in a process of its own, as a user types it, and writes the table of
+``docs/verbs.md``; ``--bundle NAME`` writes that bundle's column anew. It ends with status 1 where a verb fails.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ PAGE = REPOSITORY / "docs" / "verbs.md"
 MONAI = ("-m", "monai.bundle")
 NO_GPU = "Cannot find any GPU devices"
 """What MONAI's TensorRT export says on a machine without one; everything before it has worked then."""
+_TOLD = 8000
+"""Characters of a failed command's end: torchrun's summary stands behind the traceback of the process that failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,9 +153,9 @@ def failure(place: Place, verb: str, status: int, said: str) -> str:
     """Why a verb counts as failed, from its exit status and what it said; empty where it does not."""
     elsewhere = place.root / "elsewhere"
     if verb == "trt_export":
-        return "" if status == 0 or NO_GPU in said else said[-2000:]
+        return "" if status == 0 or NO_GPU in said else said[-_TOLD:]
     if status:
-        return said[-2000:]
+        return said[-_TOLD:]
     made = {
         "train": place.bundle / "models" / "model.pt.sha256",
         "train, two processes": elsewhere / "two" / "checkpoint.pt",
@@ -192,12 +194,29 @@ def table(cells: dict[str, dict[str, str]]) -> str:
     return "\n".join(lines)
 
 
+def cells_of(page: str) -> dict[str, dict[str, str]]:
+    """The page's cells, by bundle and verb."""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in _split(page)[1].splitlines() if line]
+    names, verbs = rows[0][1:], rows[2:]
+    return {name: {row[0]: row[column] for row in verbs} for column, name in enumerate(names, start=1)}
+
+
+def with_cells(page: str, cells: dict[str, dict[str, str]]) -> str:
+    """The page with its table made anew."""
+    return f"{_split(page)[0]}\n{table(cells)}\n"
+
+
+def _split(page: str) -> tuple[str, str]:
+    head, marker, rest = page.partition("<!-- table -->\n")
+    return head + marker, rest
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the table."""
     parser = argparse.ArgumentParser(prog="verbs", description=__doc__)
-    parser.add_argument("--bundle", choices=list(SMALL), action="append", help="only this one; the page stays as it is")
+    parser.add_argument("--bundle", choices=list(SMALL), action="append", help="only this one's column; repeatable")
     asked = parser.parse_args(argv).bundle
-    cells: dict[str, dict[str, str]] = {}
+    cells = cells_of(PAGE.read_text(encoding="utf-8")) if asked else {}
     failed = 0
     for name in asked or SMALL:
         with tempfile.TemporaryDirectory() as folder:
@@ -209,9 +228,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 cells[name][verb] = "**no**" if why else told_of(place, verb, said)
                 failed += bool(why)
                 print(f"{name}: {verb}: {cells[name][verb]}\n{why}".rstrip(), flush=True)
-    if not asked:
-        head, marker, _ = PAGE.read_text(encoding="utf-8").partition("<!-- table -->\n")
-        PAGE.write_text(f"{head}{marker}\n{table(cells)}\n", encoding="utf-8")
+    PAGE.write_text(with_cells(PAGE.read_text(encoding="utf-8"), cells), encoding="utf-8")
     return int(failed > 0)
 
 
