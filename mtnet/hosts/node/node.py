@@ -39,7 +39,7 @@ class Node:
         BundleError: a route's bundle is missing or damaged.
         ConfigError: TLS files cannot be used.
         OSError: a port is taken, or the state folder cannot be written.
-        ImportError: the extra ``node`` is missing.
+        ValueError: the extra ``node`` is missing.
     """
 
     def __init__(self, config: NodeConfig, lines: Lines) -> None:
@@ -47,7 +47,7 @@ class Node:
             import prometheus_client  # noqa: F401
             import pynetdicom  # noqa: F401
         except ImportError as error:
-            raise ImportError("A DICOM node needs an extra: pip install 'mtnet[node]'.") from error
+            raise ValueError(f"A DICOM node needs an extra ({error.name}): pip install 'mtnet[node]'.") from error
         self.config, self._lines = config, lines
         bundles = {route.name: find_bundle(route.bundle).resolve() for route in config.route}
         for folder in bundles.values():
@@ -106,16 +106,16 @@ def serve(config: NodeConfig, lines: Lines) -> None:
         BlockingIOError: another node works in the same state folder.
         Exception: as ``Node``.
     """
-    # What libraries warn of and log quotes values of headers, and addresses.
-    warnings.simplefilter("ignore")
-    logging.disable(logging.CRITICAL)
-    threading.excepthook = lambda died: lines.tell("thread_failed", error=_kind(died.exc_value))
     config.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     asked = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: asked.set())
     with only_one(config.state):
         node = Node(config, lines)
+        # What libraries warn of and log quotes values of headers, and addresses.
+        warnings.simplefilter("ignore")
+        logging.disable(logging.CRITICAL)
+        threading.excepthook = lambda died: lines.tell("thread_failed", error=_kind(died.exc_value))
         node.start()
         asked.wait()
         node.stop()
