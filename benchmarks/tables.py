@@ -107,6 +107,14 @@ _METHODS = {
 
 - The same, compiled and in half precision (`python -m benchmarks.systems --device cuda`).
 """,
+    "receiving": """\
+## Receiving by a DICOM node
+
+- From `storescu` with TCP_NODELAY=1, a study of its own over each association, all at the same time. *mtnet*: `mtnet
+  serve` with its worker ready; every instance is synced, and its row committed, before it is acknowledged. *storescp*:
+  DCMTK's, with TCP_NODELAY=1 and a process an association; it leaves the disk to the system. *Synced files*: as much
+  written by a thread an association, each file synced, with no network and no queue: what the disk gives just then.
+""",
     "cuda": """\
 ## On a CUDA device
 

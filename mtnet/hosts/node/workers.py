@@ -150,6 +150,8 @@ class Workers:
                     task = None
                 if process is None or not process.alive:
                     self._alive[number] = False
+                    if process is not None:
+                        process.end()
                     process = self._loaded()
                     self._alive[number] = True
                 task = self._ledger.next_task()
