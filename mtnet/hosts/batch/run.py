@@ -94,23 +94,25 @@ def run_batch(
         mine = [one for one in inputs if in_shard(one, shard)]
         key = settings.key()
         todo = _todo(mine, ledger, key, out / STUDIES, retry=retry)
-        done, unsent = 0, {}
+        done = 0
         with ThreadPoolExecutor(1) as executor:
             sender = _Sender(executor, store, ledger, out / STUDIES)
-            ids = {task.input.id for task in todo}
+            ids = {task.input.id: task.input for task in todo}
             for one in mine:
                 entry = ledger.entries.get(one.id)
                 if one.id not in ids and entry is not None and entry.key == key and entry.stored is not True:
                     sender.send(entry, again=True)
-            if todo:
-                _make_room(todo, out / STUDIES, work)
-                start = Start(settings, out / STUDIES, work, _known(ledger, key, out / STUDIES))
-                for outcome in _outcomes(engine, todo, start):
-                    sender.send(Entry(key, outcome))
-                    done += 1
-                    if progress is not None:
-                        progress(done, len(todo))
-            unsent = sender.finish()
+            try:
+                if todo:
+                    _make_room(todo, out / STUDIES, work)
+                    start = Start(settings, out / STUDIES, work, _known(ledger, key, out / STUDIES))
+                    for outcome in _outcomes(engine, todo, start):
+                        sender.send(Entry(key, _identified(outcome, ids[outcome.id])))
+                        done += 1
+                        if progress is not None:
+                            progress(done, len(todo))
+            finally:
+                unsent = sender.finish()
         return Batch({one.id: ledger.entries[one.id] for one in mine}, done, unsent)
 
 
@@ -138,6 +140,15 @@ def _todo(mine: Sequence[Input], ledger: Ledger, key: str, studies: Path, *, ret
     return todo
 
 
+def _identified(outcome: Outcome, one: Input) -> Outcome:
+    """The outcome with what a later run knows its input by. A worker that was killed has not told the content, and a
+    study on a server has nothing else."""
+    if outcome.seen:
+        return outcome
+    found = outcome.content or _or_nothing(content, one.where)
+    return replace(outcome, seen=found, content=found)
+
+
 def _or_nothing(of: Callable[..., str], *what: object) -> str:
     """A hash of the input; nothing where it cannot be read now, which is then found out again and told."""
     try:
@@ -151,7 +162,7 @@ def _results(outcome: Outcome, studies: Path) -> set[str]:
     from pydicom import dcmread
 
     files = (studies / outcome.folder).rglob("*.dcm") if outcome.folder else ()
-    return {str(dcmread(path, specific_tags=["SOPInstanceUID"]).SOPInstanceUID) for path in files}
+    return {str(dcmread(path, force=True, specific_tags=["SOPInstanceUID"]).get("SOPInstanceUID")) for path in files}
 
 
 def _there(outcome: Outcome, studies: Path) -> bool:
@@ -205,8 +216,6 @@ class _Sender:
 
     def send(self, entry: Entry, *, again: bool = False) -> None:
         """Take an outcome; ``again`` where only the results of an earlier run are to be sent."""
-        if not entry.outcome.seen:
-            entry = replace(entry, outcome=replace(entry.outcome, seen=entry.outcome.content))
         if self._store is None or not entry.outcome.folder:
             if not again:
                 self._ledger.add(entry)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pydicom
@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from mtnet.hosts.batch.sources import content, find_inputs, fingerprint, in_shard
-from mtnet.hosts.batch.tasks import Input
+from mtnet.hosts.batch.tasks import Input, ItemOutcome, Outcome, Task
+from mtnet.hosts.batch.worker import Start
 from mtnet.hosts.dicomweb import DicomWeb
 from mtnet.predictor import Predictor
 from mtnet.results import findings_to_dict
@@ -183,3 +184,29 @@ def test_studies_of_a_server_are_answered_as_those_in_folders_and_their_results_
     batch(query, out, bundle, again, store=web)
     assert again.given == [f"{root}/studies/{uids['0']}"]
     assert batch(query, out, bundle, again, store=web).done == 0
+
+
+@pytest.mark.slow
+def test_a_study_of_a_server_that_was_set_aside_stays_so_until_it_is_another(
+    archive: Orthanc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MTNET_DICOMWEB_USER", "reader")
+    monkeypatch.setenv("MTNET_DICOMWEB_PASSWORD", "open-sesame")
+    write_study(tmp_path / "in", 7)
+    archive.upload(tmp_path / "in")
+    uid = str(pydicom.dcmread(next((tmp_path / "in").iterdir())).StudyInstanceUID)
+    given: list[str] = []
+
+    def killed(tasks: Iterable[Task], _: Start) -> Iterator[Outcome]:
+        for task in tasks:
+            given.append(task.input.id)
+            item = ItemOutcome(0, "set_aside", "time_limit", "It took too long.")
+            yield Outcome(task.input.id, task.seen, "", (item,))
+
+    for _ in range(2):
+        batch(f"dicomweb+{archive.dicomweb}/studies/{uid}", tmp_path / "out", tmp_path, killed)
+    assert len(given) == 1
+    write_study(tmp_path / "more", 7, series="more")
+    archive.upload(tmp_path / "more")
+    batch(f"dicomweb+{archive.dicomweb}/studies/{uid}", tmp_path / "out", tmp_path, killed)
+    assert len(given) == 2
