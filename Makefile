@@ -14,14 +14,14 @@ PHANTOM_SEEDS ?= 20
 
 export PYTHONHASHSEED := 0
 
-.PHONY: help env label-env label test-older judges demo test check lint types layers unit soak bench bench-cuda gpu-pack bench-reading scoreboard score-phantoms verbs weights train-all train-status sbom audit niivue clean
+.PHONY: help env label-env label test-older judges demo test check lint types layers unit soak bench bench-cuda gpu-pack bench-reading scoreboard score-phantoms verbs weights train-all train-status train-packed sbom audit niivue clean
 
 help:
 	@echo "make demo            environment, then the main job on a drawn chest CT study: no download of data, no GPU"
 	@echo "make test            environment, lint, types, layers, tests"
 	@echo "make check           the quick part of the tests"
 	@echo "make bench           engine, runtimes, boxes, memory, studies against named peers, into benchmarks/RESULTS.md"
-	@echo "make gpu-pack        what make bench-cuda needs on a machine without a network, into out/gpu-pack.tar.gz"
+	@echo "make gpu-pack        what make bench-cuda and train-packed need on a machine without a network, into out/gpu-pack.tar.gz"
 	@echo "make bench-cuda      gpu tests and benchmarks, in the unpacked pack on a machine with a CUDA device"
 	@echo "make bench-reading   reading DICOM against other readers, into benchmarks/RESULTS.md"
 	@echo "make scoreboard      irregular studies through mtnet and other readers, into docs/scoreboard.md"
@@ -34,6 +34,7 @@ help:
 	@echo "make sbom            all software that make installs, as CycloneDX, into out/sbom.cdx.json"
 	@echo "make audit           known vulnerabilities in it, against what was judged"
 	@echo "make niivue          the viewer that report.html holds, from npm (needs node)"
+	@echo "make train-packed    in the unpacked pack: the trainings whose images travelled in it"
 	@echo "make soak            what is too long for make test"
 
 env: $(STAMP)
@@ -140,6 +141,12 @@ weights: env
 
 train-all: env
 	@$(PY) -W ignore -m mtnet.training.queue
+
+# Like bench-cuda: in the unpacked pack, where python3 has torch.
+train-packed:
+	@if ls wheels/*.whl >/dev/null 2>&1; then \
+		$(PYTHON) -m pip install --quiet --no-index --no-deps --upgrade --target .site wheels/*.whl; fi
+	@PYTHONPATH=.site:. $(PYTHON) -W ignore -m benchmarks.packed_sets
 
 train-status: env
 	@$(PY) -W ignore -m mtnet.training.queue --status

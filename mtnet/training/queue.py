@@ -230,10 +230,7 @@ class Queue:
         if not manifest.is_file():
             # Under another name until it is whole: a joined one that was cut off must not be trained on.
             made = folder / "preparing.json"
-            for number, told in enumerate(job.prepare):
-                joined = ["--join", str(made)] if number else []
-                arguments = [_with_data(argument) for argument in told]
-                yield [sys.executable, "-m", "mtnet", "prepare", *arguments, *joined, "--out", str(made)]
+            yield from prepare_commands(job, made)
             made.rename(manifest)
         weights = {"initial_weights": str(self.folder(job.starts_from) / "model.pt")} if job.starts_from else {}
         changes = {
@@ -248,6 +245,14 @@ class Queue:
             path.write_text(json.dumps(changes, indent=1), encoding="ascii")
         files = json.dumps([job.config, str(folder / "overrides.json")])
         yield [sys.executable, "-m", "monai.bundle", "run", "--config_file", files]
+
+
+def prepare_commands(job: Job, made: Path) -> Iterator[list[str]]:
+    """What makes a job's manifest, source by source."""
+    for number, told in enumerate(job.prepare):
+        joined = ["--join", str(made)] if number else []
+        arguments = [_with_data(argument) for argument in told]
+        yield [sys.executable, "-m", "mtnet", "prepare", *arguments, *joined, "--out", str(made)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
