@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import secrets
 import shutil
@@ -15,6 +16,8 @@ from urllib.parse import urlsplit
 SCHEMES = ("dicomweb+http://", "dicomweb+https://")
 """How a study on a server is told from a path."""
 
+_LOG = logging.getLogger(__name__)
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _STUDY, _SERIES, _INSTANCE = "0020000D", "0020000E", "00080018"
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 _AS_STORED = (("application/dicom", "*"),)
@@ -88,8 +91,11 @@ class DicomWeb:
             raise ValueError(f"DICOMweb needs an extra ({error.name}): pip install 'mtnet[dicomweb]'.") from error
         self.url = parts.geturl()
         self.timeout_s = timeout_s
+        session = Session(timeout_s)
+        if parts.scheme == "http" and session.is_named and parts.hostname not in _LOOPBACK:
+            _LOG.warning("The credentials for %s go over the network as they are; use https.", parts.hostname)
         # What it repeats by itself it posts without its body, so it repeats nothing.
-        self._client = DICOMwebClient(self.url, session=Session(timeout_s), permissive_uid=True)
+        self._client = DICOMwebClient(self.url, session=session, permissive_uid=True)
         self._client.set_http_retry_params(retry=False)
 
     def find_studies(self, query: Mapping[str, str]) -> list[str]:

@@ -67,6 +67,7 @@ class Session(requests.Session):  # type: ignore[misc]  # requests is not typed
     def __init__(self, timeout_s: float) -> None:
         super().__init__()
         self.auth = credentials()
+        self.is_named = not isinstance(self.auth, _Nobody)
         self.headers["Accept"] = "application/dicom+json"
         self._timeout_s = timeout_s
         self.hooks = {"response": [_stored]}

@@ -223,6 +223,21 @@ def test_a_token_is_sent_as_a_token_and_nothing_is_sent_where_nothing_is_set(
     assert seen == ["Bearer abc", "None"]
 
 
+def test_credentials_that_would_go_over_a_network_as_they_are_are_warned_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for url in ("https://archive/dicom-web", "http://127.0.0.1:1/dicom-web"):
+        DicomWeb(url)
+    assert caplog.text == ""
+    DicomWeb("http://archive/dicom-web")
+    assert "archive go over the network as they are" in caplog.text and PASSWORD not in caplog.text
+    caplog.clear()
+    monkeypatch.delenv("MTNET_DICOMWEB_USER")
+    monkeypatch.delenv("MTNET_DICOMWEB_PASSWORD")
+    DicomWeb("http://archive/dicom-web")
+    assert caplog.text == ""
+
+
 def test_half_of_the_credentials_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MTNET_DICOMWEB_PASSWORD")
     with pytest.raises(ValueError, match="Only one of MTNET_DICOMWEB_USER"):
