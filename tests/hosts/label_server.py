@@ -110,11 +110,17 @@ class Server:
 
     def save_label(self, image: str, file: Path, **params: Any) -> Any:
         """Save a label as final, as clients do."""
+        return self._put(f"datastore/label?image={image}&tag=final", "label", file, params)
+
+    def add_image(self, image: str, file: Path) -> None:
+        """Add an image to the datastore, as clients do."""
+        self._put(f"datastore/image?image={image}", "file", file, {})
+
+    def _put(self, path: str, field_name: str, file: Path, params: Mapping[str, Any]) -> Any:
         told = json.dumps(params)
         head = f'--x\r\nContent-Disposition: form-data; name="params"\r\n\r\n{told}\r\n'
-        head += f'--x\r\nContent-Disposition: form-data; name="label"; filename="{file.name}"\r\n\r\n'
+        head += f'--x\r\nContent-Disposition: form-data; name="{field_name}"; filename="{file.name}"\r\n\r\n'
         body = head.encode() + file.read_bytes() + b"\r\n--x--\r\n"
-        path = f"datastore/label?image={image}&tag=final"
         return json.loads(self.ask("PUT", path, body, "multipart/form-data; boundary=x")[1])
 
     def run(self, path: str, **params: Any) -> Any:

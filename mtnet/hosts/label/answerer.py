@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -151,11 +150,11 @@ def read_options(asked: Mapping[str, Any]) -> ReadOptions:
     places = told.get("at_lps_mm")
     points = None
     if places is not None:
-        with suppress(TypeError):
-            places = [[float(v) for v in place] for place in (places if isinstance(places[0], list) else [places])]
-        if not isinstance(places, list):
-            raise ValueError(f"at_lps_mm is {places!r}; expected x, y, z in LPS mm, or a list of such places.")
-        points = points_at(places)
+        try:
+            points = points_at(np.array(places, dtype=np.float64).reshape(-1, 3).tolist())
+        except (TypeError, ValueError):
+            expected = "expected x, y, z in LPS mm, or a list of such places"
+            raise ValueError(f"at_lps_mm is {places!r}; {expected}.") from None
     return ReadOptions(
         points=points,
         strict=bool(told.get("strict")),

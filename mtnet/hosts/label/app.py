@@ -123,6 +123,8 @@ class LabelApp(MONAILabelApp):  # type: ignore[misc]  # MONAI Label is not typed
                     read_side_file(label, Path(self.datastore().get_image_uri(image_id)), self.answerer.outputs)
             except HTTPException:
                 self.datastore().remove_label(label_id, DefaultLabelTag.FINAL)
+                # A watched datastore waits for its watcher, which looks at no side files.
+                self.datastore().refresh()
                 raise
 
 
