@@ -104,6 +104,9 @@ def fetch_wheels(folder: Path) -> list[Path]:
                 "--quiet",
                 "--no-deps",
                 "--only-binary=:all:",
+                # pip would take a compiled one where there is one for this machine.
+                "--platform",
+                "any",
                 "--dest",
                 folder,
                 one,

@@ -102,6 +102,13 @@ _METHODS = {
   too, on the same image. It gives one mask; a system gives all of its outputs. smp has no 3D, so the windows of the 3D
   network stand alone. Where rounds do not agree on which is faster, **no claim** is made.
 """,
+    "training": """\
+## Training beside a plain loop
+
+- One network, data, batch, float32; what deterministic transforms give is in memory before. *monai*: `CacheDataset`,
+  the same random transforms, a shuffling `DataLoader`, forward, loss, backward, step. *mtnet*: the trainer of
+  `train.json` with all handlers. From the end of the first step on (`python -m benchmarks.training`).
+""",
     "systems_cuda": """\
 ## The systems on a CUDA device
 

@@ -4,19 +4,19 @@ The same network, data, steps, batch and precision; both sides keep what determi
 the clock starts, which is when the first step ends: loaders have then filled up, and nothing is built any more. MONAI's
 side is ``CacheDataset`` with the same random transforms in a ``DataLoader`` that shuffles, and a loop of forward, loss,
 backward and step; each side gets the best of several numbers of workers. Ours is the trainer that ``train.json``
-builds, with all its handlers: averaged weights, clipped gradients, seeds of steps, schedule and log.
+builds, with all its handlers: averaged weights, clipped gradients, seeds of steps, schedule and log. Without workers
+all of a side's work is in one process, so its own seconds are compared too: the steadier measure on a busy machine.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 from ignite.engine import Events
@@ -26,14 +26,18 @@ from monai.transforms import Compose
 from monai.utils import set_determinism
 
 from benchmarks.machine import describe_machine
-from benchmarks.measure import compare
+from benchmarks.measure import claim, compare, tell, write_result
+from benchmarks.tables import write_tables
 
 BUNDLE = Path("bundles/unet_v2_polyp")
 WORKERS = (0, 1, 2)
 
+Side = Callable[[], tuple[float, float]]
+"""One run; seconds, and seconds of the process, from the first step's end to the last one's."""
 
-def main(arguments: list[str] | None = None) -> int:
-    """Measure both sides in turns and print the result as JSON."""
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure both sides in turns, write the result and print what was claimed."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("manifest", type=Path, help="that mtnet prepare wrote")
     parser.add_argument("--bundle", type=Path, default=BUNDLE)
@@ -42,49 +46,72 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=10, help="of one run")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, nargs="+", default=WORKERS, help="numbers of workers to try")
-    parser.add_argument("--out", type=Path, help="also write the result here")
     options = parser.parse_args(arguments)
+    machine = describe_machine()
     with tempfile.TemporaryDirectory() as folder:
-        sides: dict[str, Callable[[], float]] = {}
+        sides: dict[str, Side] = {}
         for workers in options.workers:
             sides[f"monai, {workers} workers"] = monai_side(config_of(options, Path(folder), workers), options.steps)
             sides[f"mtnet, {workers} workers"] = our_side(options, Path(folder), workers)
-        seconds = in_turns(sides, options.rounds)
+        taken = in_turns(sides, options.rounds)
+    images = options.steps * options.batch
+    contenders = {}
+    for name, rounds in taken.items():
+        seconds = [wall for wall, _ in rounds]
+        contenders[name] = {
+            "seconds": seconds,
+            "facts": {"images a second": round(images / statistics.median(seconds), 2)},
+            # A process does not count the work of its workers.
+            **({"cpu_seconds": [cpu for _, cpu in rounds]} if name.endswith(" 0 workers") else {}),
+        }
+    setting = {"bundle": options.bundle.name, **{n: getattr(options, n) for n in ("size", "batch", "steps", "rounds")}}
+    claims = claims_of({name: one["seconds"] for name, one in contenders.items()}, taken)
+    write_result("training", setting, contenders, claims, machine)
+    write_tables()
+    print(tell(claims))
+
+
+def claims_of(seconds: dict[str, list[float]], taken: dict[str, list[tuple[float, float]]]) -> list[dict[str, Any]]:
+    """Throughput is steps over seconds, so ours over MONAI's is MONAI's seconds over ours."""
     best = {side: best_of(seconds, side) for side in ("monai", "mtnet")}
-    result = {
-        "machine": describe_machine(),
-        "bundle": options.bundle.name,
-        **{name: getattr(options, name) for name in ("size", "batch", "steps", "rounds")},
-        "best": best,
-        "images_a_second": {
-            name: options.steps * options.batch / statistics.median(rounds) for name, rounds in seconds.items()
-        },
-        # Throughput is steps over seconds: MONAI's time over ours.
-        "throughput_ours_over_monai": compare(seconds[best["monai"]], seconds[best["mtnet"]]),
-        "seconds": seconds,
-    }
-    text = json.dumps(result, indent=1)
-    print(text)
-    if options.out:
-        options.out.write_text(text + "\n", encoding="ascii")
-    return 0
+    pairs = {"images a second to MONAI's loop, each with its best workers": [seconds[best[s]] for s in best]}
+    if "monai, 0 workers" in taken:
+        cpu = [[cpu for _, cpu in taken[f"{side}, 0 workers"]] for side in ("monai", "mtnet")]
+        pairs["images a CPU second to MONAI's loop, without workers"] = cpu
+    claims = []
+    for says, (theirs, ours) in pairs.items():
+        found = compare(theirs, ours)
+        rounds = found["lowest_round"], found["highest_round"]
+        claims.append(claim(says, found["ratio_of_medians"], 1.0, at_least=True, rounds=rounds))
+    return claims
 
 
-def in_turns(sides: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+def in_turns(sides: dict[str, Side], rounds: int) -> dict[str, list[tuple[float, float]]]:
     """What every side says it took in every round; each round begins with another side."""
-    taken: dict[str, list[float]] = {name: [] for name in sides}
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
     names = list(sides)
     for number in range(rounds):
         turn = number % len(names)
         for name in (*names[turn:], *names[:turn]):
             taken[name].append(sides[name]())
-            print(f"round {number + 1}/{rounds} {name}: {taken[name][-1]:.2f} s", file=sys.stderr)
+            print(f"round {number + 1}/{rounds} {name}: {taken[name][-1][0]:.2f} s", file=sys.stderr)
     return taken
 
 
 def best_of(seconds: dict[str, list[float]], side: str) -> str:
     """The number of workers with which a side is fastest."""
     return min((name for name in seconds if name.startswith(side)), key=lambda name: statistics.median(seconds[name]))
+
+
+def now() -> tuple[float, float]:
+    """Clock and processor."""
+    return perf_counter(), process_time()
+
+
+def between(ends: list[tuple[float, float]]) -> tuple[float, float]:
+    """From the first to the last."""
+    (wall, cpu), (wall_end, cpu_end) = ends[0], ends[-1]
+    return wall_end - wall, cpu_end - cpu
 
 
 def config_of(options: argparse.Namespace, folder: Path, workers: int) -> ConfigParser:
@@ -110,26 +137,27 @@ def config_of(options: argparse.Namespace, folder: Path, workers: int) -> Config
     return parser
 
 
-def our_side(options: argparse.Namespace, folder: Path, workers: int) -> Callable[[], float]:
+def our_side(options: argparse.Namespace, folder: Path, workers: int) -> Side:
     """One run of the bundle's trainer; the samples are kept over runs as they are over epochs."""
     kept = config_of(options, folder, workers).get_parsed_content("train#dataset")
     # Enough epochs for the steps of a run, however few samples there are.
     kept.epochs = -(-(options.steps + 1) // kept.steps)
 
-    def run() -> float:
+    def run() -> tuple[float, float]:
         set_determinism(0)
         parser = config_of(options, folder, workers)
         parser["train#dataset"] = kept
         (folder / "checkpoint.pt").unlink(missing_ok=True)
-        trainer, ends = parser.get_parsed_content("train#trainer"), []
-        trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: ends.append(perf_counter()))
+        trainer = parser.get_parsed_content("train#trainer")
+        ends: list[tuple[float, float]] = []
+        trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: ends.append(now()))
         trainer.run()
-        return ends[-1] - ends[0]
+        return between(ends)
 
     return run
 
 
-def monai_side(parser: ConfigParser, steps: int) -> Callable[[], float]:
+def monai_side(parser: ConfigParser, steps: int) -> Side:
     """The loop of MONAI's tutorials on the same parts."""
     data = parser.get_parsed_content("train#dataset#data")
     before = parser.get_parsed_content("train#deterministic_transforms")
@@ -150,20 +178,20 @@ def monai_side(parser: ConfigParser, steps: int) -> Callable[[], float]:
         while True:
             yield from loader
 
-    def run() -> float:
+    def run() -> tuple[float, float]:
         set_determinism(0)
         network.train()
-        ends = []
+        ends: list[tuple[float, float]] = []
         for _, batch in zip(range(steps + 1), batches(), strict=False):
             inputs, targets = trainer.prepare_batch(batch, "cpu")
             optimizer.zero_grad()
             loss(network(inputs.as_tensor()), targets).backward()
             optimizer.step()
-            ends.append(perf_counter())
-        return ends[-1] - ends[0]
+            ends.append(now())
+        return between(ends)
 
     return run
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
