@@ -140,6 +140,7 @@ def told_options(
         "region": region.rule if region else "whole",
         "outputs": ",".join(spec.name for spec in network.outputs),
         "repaired": "yes" if any(line.severity == "repaired" for line in case.volume.report) else "no",
+        **({"mirrored": inferer.mirror_axes} if inferer.mirror_axes else {}),
         **({} if patch is None else {"places": _kind_of_places(case.options)}),
         **({} if calibration is None else {"calibration": calibration.digest}),
     }

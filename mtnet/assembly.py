@@ -45,6 +45,7 @@ def assemble(
     runtime: Runtime = "eager",
     half: bool = False,
     memory_limit_bytes: int | None = None,
+    mirror: str = "",
 ) -> Parts:
     """Build the parts of a bundle; see ``Predictor.from_bundle``.
 
@@ -69,6 +70,10 @@ def assemble(
     inferer.plan = replace(inferer.plan, runtime=runtime, memory_limit_bytes=memory_limit_bytes)
     if fast or half:
         inferer.plan = replace(inferer.plan, precision=fast_precision(where, runtime))
+    if mirror:
+        from mtnet.inference.mirrored import MirroredInferer
+
+        inferer = MirroredInferer(inferer, mirror)
     if fast:
         inferer.plan = replace(inferer.plan, overlap=FAST_OVERLAP)
     calibration = read_calibration(bundle.weights, model.weights_sha256)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -123,6 +122,7 @@ class Predictor:
         runtime: Runtime = "eager",
         half: bool = False,
         memory_limit_bytes: int | None = None,
+        mirror: str = "",
     ) -> Predictor:
         """Build from a bundle folder, reading it as data (``mtnet.bundle``).
 
@@ -136,6 +136,7 @@ class Predictor:
             runtime: what passes windows through the network; see ``mtnet.inference.runtimes``.
             half: the half precision that device and runtime do well, float32 where they do none well.
             memory_limit_bytes: that the engine may take on the device beyond what is taken already.
+            mirror: axes of the source, such as ``i`` or ``ij``, along which the image is asked about mirrored too.
 
         Raises:
             BundleError: the bundle is damaged, has no weights or not its own, or a task is unknown.
@@ -151,6 +152,7 @@ class Predictor:
             runtime=runtime,
             half=half,
             memory_limit_bytes=memory_limit_bytes,
+            mirror=mirror,
         )
         return cls(
             parts.network,
@@ -278,7 +280,7 @@ class Predictor:
         if self.patch is not None:
             with self._tap() as seen:
                 answers = answers_at_places(case, self.preprocessing, self.network, self.inferer, progress)
-            return replace(answers, features=None if seen is None else seen.rows)
+            return replace(answers, features=seen.rows)
         with case.meter.stage("preprocess"):
             image, grid = prepared(case, self.preprocessing)
         lines: list[ReportLine] = []
@@ -291,17 +293,13 @@ class Predictor:
                 progress=progress,
                 on_region=lambda found: lines.extend(self._settled(organ_lines(self.domain, case, found), case)),
             )
-        rows = None if seen is None else seen.rows
-        return Answers(
-            outputs, grid, region, tuple(lines), features=None if rows is None else rows.mean(axis=0, keepdims=True)
-        )
+        return Answers(outputs, grid, region, tuple(lines), features=seen.mean)
 
-    def _tap(self) -> AbstractContextManager[FeatureTap | None]:
+    def _tap(self) -> FeatureTap:
         """Notes the encoder's features where they are asked for and the encoder runs as it is."""
         from mtnet.inference.training_distance import FeatureTap
 
-        eager = self.inferer.plan.runtime == "eager"
-        return FeatureTap(self.network) if self.keeps_features and eager else nullcontext()
+        return FeatureTap(self.network if self.keeps_features and self.inferer.plan.runtime == "eager" else None)
 
     def _infer_alike(self, cases: Sequence[Case]) -> list[Answers]:
         """``infer`` for frames of one clip: one pass of the network where each is seen as a whole."""
@@ -317,12 +315,12 @@ class Predictor:
                 grids=[grid for _, grid in images],
                 target=cases[0].volume.geometry,
             )
-        rows = None if seen is None else seen.rows
+        rows = seen.rows
         # Where memory ran out, or there are windows, rows and frames are not one to one.
-        told = rows is not None and len(rows) == len(images)
+        per_frame = [None] * len(images) if rows is None or len(rows) != len(images) else [row[None] for row in rows]
         return [
-            Answers(outputs, grid, None, features=rows[number : number + 1] if told and rows is not None else None)
-            for number, (outputs, (_, grid)) in enumerate(zip(merged, images, strict=True))
+            Answers(outputs, grid, None, features=row)
+            for outputs, (_, grid), row in zip(merged, images, per_frame, strict=True)
         ]
 
     def finish(self, case: Case, answers: Answers) -> Findings:

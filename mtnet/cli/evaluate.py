@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mtnet.cli.infer import TTA_HELP
 from mtnet.cli.terminal import plain, progress_bar
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1... (default: auto)")
     parser.add_argument("--tasks", metavar="A,B", help="tasks to run, such as detection,segmentation (default: all)")
+    parser.add_argument("--tta", default="", metavar="AXES", help=TTA_HELP)
     parser.add_argument(
         "--foreign",
         metavar="SOURCE,...",
@@ -86,13 +88,14 @@ def run(args: argparse.Namespace) -> int:
     from mtnet.predictor import Predictor, ReadOptions
     from mtnet.sources.manifest import read_manifest
 
-    if args.store and (args.split != "val" or args.join or args.tasks):
+    if args.store and (args.split != "val" or args.join or args.tasks or args.tta):
         raise ValueError(
-            "--store fits on split val of one run with all tasks: give --split val without --join, --tasks."
+            "--store fits on split val, one run, all tasks and no mirrored images: give --split val, and neither "
+            "--join nor --tasks nor --tta."
         )
     manifest = read_manifest(args.manifest)
     folder = find_bundle(args.bundle)
-    how: dict[str, Any] = {"device": args.device, "trust_bundle": args.trust_bundle}
+    how: dict[str, Any] = {"device": args.device, "trust_bundle": args.trust_bundle, "mirror": args.tta}
     tasks = args.tasks.split(",") if args.tasks else None
     earlier, rival = None, None
     folds = [read_records(earlier_out / RECORDS_FILE) for earlier_out in args.join]

@@ -17,6 +17,11 @@ FAST_HELP = (
     "quarter of the network's time, Dice 0.79 in place of 0.88 (python -m benchmarks.fast_mode --count 2)"
 )
 
+TTA_HELP = (
+    "test-time augmentation: ask about the image mirrored along these axes too (i, ij, ijk: columns, rows, slices) and "
+    "average; boxes are fused; twice the time for each axis. Ultrasound is never upside down: i"
+)
+
 
 def add_parser(commands: Any) -> None:
     """Add ``mtnet infer`` to the command line."""
@@ -44,6 +49,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1... (default: auto)")
     parser.add_argument("--tasks", metavar="A,B", help="tasks to run, such as detection,segmentation (default: all)")
     parser.add_argument("--fast", action="store_true", help=FAST_HELP)
+    parser.add_argument("--tta", default="", metavar="AXES", help=TTA_HELP)
     parser.add_argument(
         "--half", action="store_true", help="half precision where device and runtime do it well, with the usual overlap"
     )
@@ -133,6 +139,7 @@ def _answer(path: Path, args: argparse.Namespace) -> int:
         half=args.half,
         runtime=args.runtime,
         memory_limit_bytes=args.memory_limit,
+        mirror=args.tta,
         trust_bundle=args.trust_bundle,
     )
     if args.strict and args.allow_outside:

@@ -123,7 +123,11 @@ def evaluate(
         tuple(refused),
         len(samples) - len(wanted),
         (*_unscored(tasks, [s for s, _ in samples]), *_synthetic(manifest, [s for s, _ in wanted])),
-        {"allow_outside": "yes" if options.allow_outside else "no", "foreign": ",".join(sorted(foreign))},
+        {
+            "allow_outside": "yes" if options.allow_outside else "no",
+            "foreign": ",".join(sorted(foreign)),
+            **_mirrored(predictor),
+        },
     )
 
 
@@ -241,6 +245,11 @@ def _synthetic(manifest: Manifest, samples: Sequence[Sample]) -> Iterable[str]:
     for source in manifest.sources:
         if source.name in scored and source.layout in _SYNTHETIC:
             yield f"{source.name} is synthetic ({source.title}): its scores are no scores on patients."
+
+
+def _mirrored(predictor: Predictor) -> dict[str, str]:
+    axes = predictor.inferer.mirror_axes
+    return {"mirrored": axes} if axes else {}
 
 
 def _placed(predictor: Predictor, sample: Sample, options: ReadOptions) -> ReadOptions:

@@ -73,6 +73,9 @@ class MultiTaskInferer(Inferer):  # type: ignore[misc]  # MONAI is not typed
         ValueError: an option is none of those named.
     """
 
+    mirror_axes = ""
+    """Axes along which the image is asked about mirrored too; see ``mtnet.inference.mirrored``."""
+
     def __init__(
         self,
         roi_size: Sequence[int] | int | None,

@@ -114,9 +114,10 @@ class FeatureModel:
 
 
 class FeatureTap:
-    """Notes features while a network's encoder runs, in a ``with`` block; of a network without an encoder, nothing."""
+    """Notes features while a network's encoder runs, in a ``with`` block; of a network without an encoder, and of
+    None, nothing."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module | None) -> None:
         self._encoder = getattr(network, "encoder", None)
         self._handle: Any = None
         self._rows: list[FloatArray] = []
@@ -136,6 +137,12 @@ class FeatureTap:
     def rows(self) -> FloatArray | None:
         """``(N, D)``: a row for each window or image that went through; None where none did."""
         return np.concatenate(self._rows) if self._rows else None
+
+    @property
+    def mean(self) -> FloatArray | None:
+        """``(1, D)`` over all windows; None where none went through."""
+        rows = self.rows
+        return None if rows is None else rows.mean(axis=0, keepdims=True)
 
     def _see(self, _module: nn.Module, _inputs: Any, levels: list[Tensor]) -> None:
         import torch

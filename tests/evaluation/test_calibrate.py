@@ -192,6 +192,17 @@ def test_the_stored_temperature_is_applied_to_class_scores(stored: tuple[Path, P
         assert as_is[name] == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-5)
 
 
+def test_mirrored_answers_are_asked_for_by_name_and_told_and_nothing_is_fitted_on_them(
+    stored: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    bundle, manifest, folder = stored
+    predictor = Predictor.from_bundle(bundle, device="cpu", mirror="ji")
+    found = predictor.run(folder / "t0.png")
+    assert found.options["mirrored"] == "ij" and found.training_distance
+    asked = (str(bundle), str(manifest), str(tmp_path / "o"), "--split", "val", "--store", "--tta", "i")
+    assert main.main(["evaluate", *asked]) != 0
+
+
 def test_store_asks_for_the_validation_split(stored: tuple[Path, Path, Path], tmp_path: Path) -> None:
     bundle, manifest, _ = stored
     assert main.main(["evaluate", str(bundle), str(manifest), str(tmp_path / "o"), "--store"]) != 0
