@@ -16,13 +16,14 @@ from mtnet.hosts.node.workers import ANSWERS, WORK
 _OLD_EVERY_S = 60.0
 
 
-def recover(state: Path, ledger: Ledger, lines: Lines) -> None:
+def recover(config: NodeConfig, ledger: Ledger, lines: Lines) -> None:
     """Make files and rows agree, before anything runs.
 
     A file without a row was not acknowledged, and what lies in the work folder was not finished: both go. A row without
     a file sets its study aside. What ran is ready again.
     """
-    ledger.recover()
+    state = config.state
+    ledger.recover([one.name for one in config.destination])
     shutil.rmtree(state / WORK, ignore_errors=True)
     known = ledger.known_files()
     there = {path.name for path in _entries(state / OBJECTS)}

@@ -274,14 +274,20 @@ class Ledger(Base):
 
     # What is mended
 
-    def recover(self) -> None:
+    def recover(self, destinations: Collection[str]) -> None:
         """What ran when the node ended is ready again; the attempt counts, for it may be what ended the node.
 
-        The time when nobody listened does not make a study complete.
+        The time when nobody listened does not make a study complete. What is to be sent to none of the
+        ``destinations``, which are all that there are, is set aside.
         """
         with self.transaction():
             self.base.execute("UPDATE study SET changed=? WHERE state='receiving'", (self.clock(),))
             self.base.execute("UPDATE task SET state='ready' WHERE state='running'")
+            self.base.execute(
+                "UPDATE delivery SET state='aside', reason='destination_is_gone' "
+                f"WHERE state='ready' AND destination NOT IN ({','.join('?' * len(destinations))})",
+                tuple(destinations),
+            )
             self.base.execute(
                 "DELETE FROM task WHERE state='ready' AND generation<>(SELECT generation FROM study WHERE uid=study)"
             )

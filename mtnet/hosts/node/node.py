@@ -54,7 +54,7 @@ class Node:
             Bundle.read(folder)
         pseudonyms = Pseudonyms(config.state)
         self._ledger = Ledger(config.state)
-        recover(config.state, self._ledger, lines)
+        recover(config, self._ledger, lines)
         metrics = Metrics()
         self._intake = Intake(config.state, self._ledger, pseudonyms, config.receiver)
         self._workers = Workers(config, self._ledger, lines, metrics, bundles)

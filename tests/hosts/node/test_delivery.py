@@ -1,15 +1,20 @@
 from __future__ import annotations
 
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from mtnet.hosts.node.config import Destination
+from mtnet.hosts.node.config import Destination, Tls
 from mtnet.hosts.node.delivery import UndeliveredError, send
 from mtnet.hosts.node.ledger import Delivery
 from tests.builders import write_ct_series
+from tests.hosts.node.services import receiving
 from tests.hosts.orthanc import AE_TITLE, Orthanc, running_orthanc
+
+# pynetdicom lets go of the socket of a connection that was refused without closing it.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 
 DELIVERY = Delivery(7, "pacs", "1.2.3", "ab", "chest", 0)
 
@@ -55,8 +60,19 @@ def test_a_folder_has_all_files_of_an_answer_and_the_newer_one_takes_its_place(a
     assert not (place / "findings.json").exists()
 
 
-# pynetdicom leaves the socket of a connection that was refused to the garbage collector.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_destination_is_spoken_to_by_tls_and_known_by_its_certificate(answer, tmp_path, certificates):
+    (tmp_path / "state").mkdir()
+    own = Tls(certificates / "node.pem", certificates / "node.key", certificates / "sender.pem")
+    sender = Tls(certificates / "sender.pem", certificates / "sender.key", certificates / "node.pem")
+    with receiving(tmp_path / "state", tls=own) as other:
+        there = {"host": "127.0.0.1", "port": other.port, "ae_title": "MTNET", "timeout_s": 20.0}
+        send(Destination("other", **there, tls=sender), answer, DELIVERY, "MTNET")
+        assert len(other.files()) == 3
+        for tls in (None, replace(sender, ca=certificates / "stranger.pem")):
+            with pytest.raises(UndeliveredError):
+                send(Destination("other", **there, tls=tls), answer, DELIVERY, "MTNET")
+
+
 def test_who_is_away_rejects_or_is_silent_is_told_without_what_was_sent(archive, answer):
     with socket.socket() as nobody, socket.create_server(("127.0.0.1", 0)) as silent:
         nobody.bind(("127.0.0.1", 0))

@@ -36,7 +36,7 @@ def test_what_a_crash_left_is_removed_and_what_was_acknowledged_stays(tmp_path, 
     half.write_bytes(b"a")
     for name in ("work/1-1/input", "answers/77"):
         (tmp_path / name).mkdir(parents=True)
-    recover(tmp_path, ledger, Lines(io.StringIO()))
+    recover(node_config(tmp_path), ledger, Lines(io.StringIO()))
     assert sorted(path.name for path in (tmp_path / "objects").iterdir()) == ["0.dcm", "1.dcm", "2.dcm"]
     assert not (tmp_path / "work").exists()
     assert list((tmp_path / "answers").iterdir()) == []
@@ -47,7 +47,7 @@ def test_files_that_are_lost_set_their_study_aside(tmp_path, ledger):
     keep(tmp_path, ledger)
     (tmp_path / "objects" / "1.dcm").unlink()
     stream = io.StringIO()
-    recover(tmp_path, ledger, Lines(stream))
+    recover(node_config(tmp_path), ledger, Lines(stream))
     assert '"lost_objects": 1' in stream.getvalue()
     assert (overview(ledger)[0]["state"], overview(ledger)[0]["reason"]) == ("aside", "files_lost")
 
@@ -59,7 +59,7 @@ def test_an_answer_that_was_made_is_kept_until_it_is_forgotten(tmp_path, ledger)
     ledger.answered(task, ["folder"], [])
     answer = tmp_path / "answers" / str(task.id)
     answer.mkdir(parents=True)
-    recover(tmp_path, ledger, Lines(io.StringIO()))
+    recover(node_config(tmp_path), ledger, Lines(io.StringIO()))
     assert answer.is_dir()
     remove_study(tmp_path, ledger, "1.2")
     assert not answer.exists()

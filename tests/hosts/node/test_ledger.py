@@ -209,14 +209,23 @@ def test_what_ran_when_the_node_ended_is_ready_again(ledger, clock):
     clock.now += 60
     ledger.complete(30, [CHEST])
     ledger.next_task()
-    ledger.recover()
+    ledger.recover(["pacs", "folder"])
     assert ledger.next_task().attempts == 2
+
+
+def test_what_is_to_be_sent_to_nobody_is_set_aside(ledger, clock):
+    answered(ledger, clock)
+    ledger.recover(["folder"])
+    assert ledger.next_delivery("pacs") is None
+    assert ledger.next_delivery("folder") is not None
+    reasons = {sent["destination"]: sent["reason"] for sent in study_of(ledger)["tasks"][0]["deliveries"]}
+    assert reasons == {"pacs": "destination_is_gone", "folder": ""}
 
 
 def test_the_time_when_nobody_listened_does_not_make_a_study_complete(ledger, clock):
     keep(ledger, an_object())
     clock.now += 3600
-    ledger.recover()
+    ledger.recover(["pacs", "folder"])
     assert ledger.complete(30, [CHEST]) == []
     clock.now += 30
     assert ledger.complete(30, [CHEST]) == [("p1", ["chest"])]

@@ -94,8 +94,12 @@ def send(node: Running, study: WrittenSeries) -> str:
     return name_of(node.config.parent, study)
 
 
-def shape_of(answer: Path) -> tuple[int, ...]:
-    return nib.load(answer / "segmentation.nii.gz").shape
+def shape_of(answer: Path) -> tuple[int, ...] | None:
+    """Of the masks; None in the moment in which a newer answer takes the place of an older one."""
+    try:
+        return nib.load(answer / "segmentation.nii.gz").shape
+    except FileNotFoundError:
+        return None
 
 
 def fuzz_node(node: Running, study: WrittenSeries, seeds: Iterable[int]) -> None:

@@ -280,19 +280,6 @@ def test_a_disk_that_fails_when_it_syncs_keeps_nothing_that_is_acknowledged(stud
         assert storescu(node.port, study.folder).returncode == 0
 
 
-@pytest.fixture(scope="module", name="certificates")
-def _certificates(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tls")
-    for name in ("node", "sender", "stranger"):
-        subprocess.run(
-            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
-             "-keyout", f"{name}.key", "-out", f"{name}.pem", "-days", "2", "-subj", f"/CN={name}",
-             "-addext", "subjectAltName=IP:127.0.0.1"],
-            cwd=folder, check=True, capture_output=True, timeout=60,
-        )  # fmt: skip
-    return folder
-
-
 def tls_options(folder, who, trusted="node"):
     return ["+tls", str(folder / f"{who}.key"), str(folder / f"{who}.pem"), "+cf", str(folder / f"{trusted}.pem")]
 
