@@ -8,7 +8,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
-from benchmarks import skips, task_features
+from benchmarks import grids, skips, task_features
 from benchmarks.run_tables import read_tables
 from benchmarks.runs import network_of
 from benchmarks.variants import unet_v2_with
@@ -16,7 +16,7 @@ from mtnet.evaluation.tasks import tasks_of
 from mtnet.predictor import Predictor
 from mtnet.sources.manifest import read_manifest
 from mtnet.structures import ModelInfo
-from mtnet.systems import unet_v2, yolo_med
+from mtnet.systems import chest_ct, unet_v2, yolo_med
 from tests.training.made import write_pictures
 
 REPOSITORY = Path(__file__).parents[1]
@@ -42,6 +42,28 @@ def test_every_ablation_builds_its_network_and_its_rows_can_be_scored(monkeypatc
     assert sizes["chest_masks"] < sizes["chest_masks_boxes"] < sizes["chest_masks_boxes_class"] < sizes["chest_all"]
     assert len({sizes[name] for name in by_title["ablation_breast_grid"].rows}) == 4
     assert len({sizes[name] for name in by_title["ablation_unet_v2"].rows}) == 4
+
+
+@pytest.mark.slow
+def test_the_grids_are_the_papers_and_want_a_gpu(monkeypatch, capsys):
+    monkeypatch.chdir(REPOSITORY)
+    (breast, chest), jobs = read_tables(grids.JOBS)
+    cells = {(jobs[name].overrides["encoder"], jobs[name].overrides["decoder"]) for name in breast.rows}
+    assert len(cells) == 16 and {jobs[name].overrides["variant"] for name in breast.rows} == {"published"}
+    # Of published size, each cell with the count of smp's network and a linear classifier of three classes.
+    assert _parameters(jobs["grid_busi_resnet50_unet"]) == 32_521_105 + 6_147
+    settings = {tuple(network_of(jobs[name]).branches) for name in chest.rows}
+    assert len(settings) == 2**4 - 1
+    for name in chest.rows:
+        changed = jobs[name].overrides
+        off = {task for task in chest_ct.TASKS if task not in changed.get("tasks", chest_ct.TASKS)}
+        assert {key for key, value in changed.items() if value == 0.0 and key != "seed"} == {f"lambda_{t}" for t in off}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert grids.main() == 1 and "want a GPU, and torch sees none here" in capsys.readouterr().out
+
+
+def _parameters(job) -> int:
+    return sum(parameter.numel() for parameter in network_of(job).parameters())
 
 
 def _paths(job, sizes) -> list[str]:

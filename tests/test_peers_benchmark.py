@@ -51,7 +51,7 @@ def test_a_peer_gives_the_librarys_own_answers_under_our_names():
     torch.testing.assert_close(told["reader_rating"], raw[:, 3:] * 1.2 + 2.9)
 
 
-@pytest.mark.parametrize("name", ["peers", "ablations"])
+@pytest.mark.parametrize("name", ["peers", "ablations", "grids"])
 def test_jobs_and_tables_of_the_repository_name_what_there_is(name, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     path = Path("data") / f"{name}.json"

@@ -97,10 +97,10 @@ def other_metrics(outputs: Sequence[OutputSpec], name: str | None = None) -> dic
     return {key: metric for key, metric in output_metrics(outputs).items() if key not in key_metric(outputs, name)}
 
 
-def better(name: str | None = None) -> Callable[[float, float], bool]:
-    """``metric_cmp_fn`` of an evaluator for the key metric ``name``: errors are better when lower, and whatever is
-    known is better than nothing."""
-    lower = name is not None and name.endswith("_mae")
+def better(outputs: Sequence[OutputSpec], name: str | None = None) -> Callable[[float, float], bool]:
+    """``metric_cmp_fn`` of an evaluator for its ``key_metric``: errors are better when lower, and whatever is known is
+    better than nothing."""
+    lower = next(iter(key_metric(outputs, name))).endswith("_mae")
 
     def is_better(now: float, best: float) -> bool:
         return math.isnan(best) or (now < best if lower else now > best)

@@ -80,7 +80,7 @@ def small_training(
         inferer=breast_ultrasound.inferer(dense="labels"),
         key_val_metric=key_metric(network.outputs),
         additional_metrics=other_metrics(network.outputs),
-        metric_cmp_fn=better(),
+        metric_cmp_fn=better(network.outputs),
     )
     log = LossTermLog(loss)
     curve = LearningCurve(folder, log, evaluator)

@@ -117,6 +117,9 @@ def test_errors_of_values_are_in_their_unit_and_unknown_ones_do_not_count():
 
 
 def test_errors_are_better_when_lower_and_anything_is_better_than_nothing():
-    assert better("pred_dice")(0.6, 0.5) and not better("pred_dice")(0.5, 0.6)
-    assert better("diameter_mae")(0.5, 0.6) and not better("diameter_mae")(0.6, 0.5)
-    assert better()(0.1, math.nan) and not better()(math.nan, 0.1)
+    dice, error = better(OUTPUTS, "pred_dice"), better(OUTPUTS, "diameter_mae")
+    assert dice(0.6, 0.5) and not dice(0.5, 0.6)
+    assert error(0.5, 0.6) and not error(0.6, 0.5)
+    # Without a name it is the first output's.
+    assert better([chest_ct.RECONSTRUCTION])(0.5, 0.6) and better(OUTPUTS)(0.6, 0.5)
+    assert dice(0.1, math.nan) and not dice(math.nan, 0.1)
