@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from mtnet.hosts.node.lines import kind_of, without_uids
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _MOST_TOLD = 2000
 
 
-def main() -> int:
+def main() -> NoReturn:
     """Answer until the input ends."""
     # Libraries print; what they print is no outcome, and may quote a header.
     outcomes = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -94,4 +94,4 @@ def _refused(reports: Iterable[Iterable[ReportLine]]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
