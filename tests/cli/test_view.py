@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from mtnet.cli.main import main
-from mtnet.cli.view import PageServer
+from mtnet.cli.page_server import PageServer
 from tests.planes import save, spot
 
 PAGE = "<!DOCTYPE html><title>page</title>"
