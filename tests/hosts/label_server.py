@@ -51,6 +51,11 @@ BUNDLES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 """Options of ``inference.json`` and ``train.json`` that make a bundle small."""
 
 
+def one_server_each(app: str) -> list[Any]:
+    """Parameters for a fixture of servers: the tests of one bundle keep to one worker, and so to one server."""
+    return [pytest.param(name, marks=pytest.mark.xdist_group(f"label-{app}-{name}")) for name in BUNDLES]
+
+
 @dataclass(frozen=True)
 class Answer:
     """JSON and file of one answer; the file is empty where there is none."""

@@ -26,6 +26,7 @@ from tests.results.test_dicom_seg import masks_of
 pytestmark = [
     *NEEDS_SERVER,
     pytest.mark.study,
+    pytest.mark.xdist_group("label-orthanc"),
     # Set by pydicom for odd values that the real study holds.
     pytest.mark.filterwarnings("ignore:Invalid value for VR:UserWarning"),
 ]

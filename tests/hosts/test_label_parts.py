@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -21,7 +22,19 @@ from mtnet.hosts.label.side_file import labelled_items, read_side_file
 from mtnet.hosts.label.signals import Signals, contradictions, redraws, signals_of, tells_disagreement
 from mtnet.hosts.label.start import environment, main
 from mtnet.inference.plan import DenseOutput, Detections, Outputs
-from mtnet.structures import Findings, Geometry, ImageClass, Label, Lesion, Measured, ModelInfo, Plane, Source, Volume
+from mtnet.structures import (
+    Findings,
+    Geometry,
+    ImageClass,
+    Label,
+    Lesion,
+    Measured,
+    ModelInfo,
+    Plane,
+    Source,
+    TrainingDistance,
+    Volume,
+)
 from mtnet.systems import breast_ultrasound, chest_ct, res_mtnet, unet_v2, yolo_med
 from tests.builders import write_ct_series
 from tests.bundles import write_tiny_bundle
@@ -209,6 +222,15 @@ def test_tasks_disagree_on_presence_place_and_rating() -> None:
     assert redraws(CHEST) and not redraws(BREAST)
 
 
+def test_what_is_unlike_training_is_told_by_limits_and_else_by_redrawing() -> None:
+    geometry, answers = turned(), answers_of(turned())
+    redrawn = found(geometry, reconstruction_error={"mean_absolute_error_hu": 40.0})
+    assert signals_of(CHEST, answers, redrawn).unlike_training == 40.0
+    limits = (TrainingDistance("features", 1.2, 2.0), TrainingDistance("reconstruction", 40.0, 50.0))
+    assert signals_of(CHEST, answers, replace(redrawn, training_distance=limits)).unlike_training == pytest.approx(0.8)
+    assert signals_of(CHEST, answers, found(geometry)).unlike_training is None
+
+
 def test_a_mask_of_a_picture_is_unsure_where_its_best_pixel_is() -> None:
     geometry = Geometry.from_parts((8, 6, 1), (1.0, 1.0, 1.0))
 
@@ -225,7 +247,7 @@ def test_a_mask_of_a_picture_is_unsure_where_its_best_pixel_is() -> None:
 
 
 def answered(findings: Findings) -> Answered:
-    return Answered(findings, Signals(None, None, None), np.zeros(0, np.float32), None)
+    return Answered(findings, Signals(None, None, None), np.zeros(0), None)
 
 
 @pytest.mark.parametrize("end", [".nii.gz", ".nrrd", ".mha"])

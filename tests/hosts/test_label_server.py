@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from tests.hosts.label_server import (
-    BUNDLES,
     NEEDS_SERVER,
     Server,
     check_answer,
     drawn_label,
+    one_server_each,
     running_server,
     write_images,
     write_small_bundle,
@@ -24,7 +24,7 @@ from tests.hosts.label_server import (
 pytestmark = [*NEEDS_SERVER, pytest.mark.study]
 
 
-@pytest.fixture(scope="module", name="server", params=BUNDLES)
+@pytest.fixture(scope="module", name="server", params=one_server_each("stock"))
 def _server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, data_dir: Path
 ) -> Iterator[Server]:

@@ -41,14 +41,14 @@ class FeatureFiles:
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
 
-    def put(self, weights: str, image: str, features: NDArray[np.float32]) -> None:
+    def put(self, weights: str, image: str, features: NDArray[np.float64]) -> None:
         """Keep those of an image."""
         path = self._path(weights, image)
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as temporary:
             np.save(temporary, features)
 
-    def get(self, weights: str, image: str) -> NDArray[np.float32] | None:
+    def get(self, weights: str, image: str) -> NDArray[np.float64] | None:
         """Those of an image, or None where it was not scored with these weights."""
         path = self._path(weights, image)
         return np.load(path) if path.is_file() else None
@@ -63,7 +63,7 @@ def record(datastore: Datastore, image: str, answered: Answered, features: Featu
     told = {
         "uncertainty": answered.signals.uncertainty,
         "disagreement": answered.signals.disagreement,
-        "redrawn_error": answered.signals.redrawn_error,
+        "unlike_training": answered.signals.unlike_training,
     }
     scores = {name: round(value, 6) for name, value in told.items() if value is not None}
     features.put(weights, image, answered.features)

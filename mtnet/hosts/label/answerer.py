@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from mtnet.bundle import Bundle
 from mtnet.cases import ReadOptions
 from mtnet.hosts.label.signals import Signals, signals_of
+from mtnet.inference.calibration import calibration_file, read_calibration
 from mtnet.points import points_at
 from mtnet.predictor import Predictor
 from mtnet.structures import Findings, InputDomain, OutputSpec
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
-    from torch import Tensor
 
 CACHE_BYTES = 2 << 30
 """Findings that are kept: a chest CT of 512 x 512 x 300 voxels takes half a GiB."""
@@ -36,13 +36,13 @@ class Answered:
     Args:
         findings: as ``mtnet infer`` has them.
         signals: what they tell of themselves.
-        features: ``(C,)`` float32, mean of the encoder's deepest level over all windows that ran.
+        features: ``(D,)``, means of the encoder's levels over all windows that ran (``FeatureTap``).
         header: of one DICOM image or clip, its data set without pixels.
     """
 
     findings: Findings
     signals: Signals
-    features: NDArray[np.float32]
+    features: NDArray[np.float64]
     header: Dataset | None
 
 
@@ -65,7 +65,6 @@ class Answerer:
         self._lock = threading.RLock()
         self._predictor: Predictor | None = None
         self._loaded: Hashable = None
-        self._levels: list[Tensor] = []
 
         self.outputs: tuple[OutputSpec, ...] = tuple(Bundle.read(self.bundle).build("network_def").outputs)
 
@@ -79,6 +78,13 @@ class Answerer:
         """Axes of the images that it answers: a network of points is 2D, and answers volumes."""
         domain = self.domain
         return 3 if domain is None else domain.spatial_dims
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the weights come with limits of what they were trained for."""
+        bundle = Bundle.read(self.bundle)
+        found = read_calibration(bundle.weights, bundle.check_weights())
+        return found is not None and bool(found.thresholds)
 
     def weights_sha256(self) -> str:
         """Of the weights that answer next.
@@ -113,31 +119,25 @@ class Answerer:
             return self._kept[key]
 
     def _answered(self, predictor: Predictor, image: Path, options: ReadOptions) -> Answered:
-        import torch
-
         case = predictor.read(image, options)
-        self._levels.clear()
         answers = predictor.infer(case)
         findings = predictor.finish(case, answers)
         self.passes += 1
-        features = torch.cat(self._levels).mean(0).numpy() if self._levels else np.zeros(0, np.float32)
-        self._levels.clear()
+        features = np.zeros(0) if answers.features is None else answers.features.mean(axis=0)
         return Answered(findings, signals_of(predictor.network.outputs, answers, findings), features, case.header)
 
     def _current(self, device: str) -> Predictor:
         weights = Bundle.read(self.bundle).weights
-        # A bundle without weights is refused below, with the reason.
-        stamp: Hashable = (device, _stamps(weights) if weights.is_file() else None)
+        beside = (weights, calibration_file(weights))
+        stamp: Hashable = (device, tuple(_stamps(file) for file in beside if file.is_file()))
         if self._predictor is None or stamp != self._loaded:
             self._predictor = None
             self._kept.clear()
+            # A bundle without weights is refused here, with the reason.
             predictor = Predictor.from_bundle(self.bundle, device=device)
-            predictor.network.encoder.register_forward_hook(self._keep_levels)
+            predictor.keeps_features = True
             self._predictor, self._loaded = predictor, stamp
         return self._predictor
-
-    def _keep_levels(self, encoder: Any, given: Any, levels: Any) -> None:
-        self._levels.append(levels[-1].detach().float().flatten(2).mean(-1).cpu())
 
 
 def read_options(asked: Mapping[str, Any]) -> ReadOptions:

@@ -91,11 +91,10 @@ class LabelApp(MONAILabelApp):  # type: ignore[misc]  # MONAI Label is not typed
         if tells_disagreement(specs):
             told = "Tasks contradict each other: on whether there is a lesion, where, or of which kind"
             found["disagreement"] = HighestFirst(self.answerer, "disagreement", told)
-        if redraws(specs):
-            told = "Redrawn worst: unlike what the network was trained on, as far as redrawing it tells"
-            found["unlike_training"] = HighestFirst(self.answerer, "redrawn_error", told)
-        else:
-            found["unlike_labelled"] = UnlikeLabelled(self.answerer, self.features)
+        if self.answerer.calibrated or redraws(specs):
+            told = "Unlike what the network was trained for, by its calibration or else by how badly it is redrawn"
+            found["unlike_training"] = HighestFirst(self.answerer, "unlike_training", told)
+        found["unlike_labelled"] = UnlikeLabelled(self.answerer, self.features)
         return {**found, "random": Random(), "first": First()}
 
     def infer(self, request: Mapping[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:

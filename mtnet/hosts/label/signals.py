@@ -28,12 +28,14 @@ class Signals:
             (the sum of ``min(score, 1 - score)`` over all that were considered) as ``n / (n + 1)``, of classes the
             entropy as a share of the largest.
         disagreement: largest contradiction between two tasks, see ``contradictions``.
-        redrawn_error: of a network that redraws the image, its error in the image's units.
+        unlike_training: how far the image is from those that the network was trained for: the largest share of a limit
+            that its weights' calibration tells; without one, of a network that redraws the image, its error in the
+            image's units. Comparable between images of one network only.
     """
 
     uncertainty: float | None
     disagreement: float | None
-    redrawn_error: float | None
+    unlike_training: float | None
 
 
 def signals_of(specs: Sequence[OutputSpec], answers: Answers, findings: Findings) -> Signals:
@@ -46,11 +48,10 @@ def signals_of(specs: Sequence[OutputSpec], answers: Answers, findings: Findings
     """
     unsure = _unsure(specs, answers, findings)
     apart = contradictions(specs, answers, findings)
-    errors = [value for key, value in findings.reconstruction_error.items() if key.startswith("mean_absolute_error")]
     return Signals(
         uncertainty=float(np.mean(unsure)) if unsure else None,
         disagreement=max(apart.values()) if apart else None,
-        redrawn_error=float(errors[0]) if errors else None,
+        unlike_training=_unlike_training(findings),
     )
 
 
@@ -94,6 +95,12 @@ def contradictions(specs: Sequence[OutputSpec], answers: Answers, findings: Find
             if known:
                 found["rating"] = max(known)
     return found
+
+
+def _unlike_training(findings: Findings) -> float | None:
+    if findings.training_distance:
+        return max(one.score / one.threshold for one in findings.training_distance)
+    return next((float(value) for value in findings.reconstruction_error.values()), None)
 
 
 def _rated_apart(
