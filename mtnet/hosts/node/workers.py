@@ -21,6 +21,7 @@ from mtnet.hosts.node.lines import Fact, Lines, kind_of
 from mtnet.hosts.node.metrics import Metrics
 
 WORK, ANSWERS = "work", "answers"
+_LONGEST_PAUSE_S = 300.0
 
 
 class _DiedError(Exception):
@@ -142,6 +143,7 @@ class Workers:
     def _work(self, number: int) -> None:
         process: _Process | None = None
         task: Task | None = None
+        failures = 0
         while not self._no_more.is_set():
             try:
                 if task is not None:
@@ -154,7 +156,7 @@ class Workers:
                         process.end()
                     process = self._loaded()
                     self._alive[number] = True
-                task = self._ledger.next_task()
+                task, failures = self._ledger.next_task(), 0
                 if task is None:
                     self._no_more.wait(0.2)
                 else:
@@ -162,8 +164,10 @@ class Workers:
                     task = None
             except Exception as error:
                 if not self._no_more.is_set():
-                    self._lines.tell("worker_failed", worker=number, error=_told(error))
-                    self._no_more.wait(2.0)
+                    failures += 1
+                    pause_s = min(self._config.retry.pause_s(failures), _LONGEST_PAUSE_S)
+                    self._lines.tell("worker_failed", worker=number, error=_told(error), again_in_s=pause_s)
+                    self._no_more.wait(pause_s)
         self._alive[number] = False
         if process is not None:
             process.end()
