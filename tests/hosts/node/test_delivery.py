@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import io
+import json
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -7,10 +9,13 @@ from pathlib import Path
 import pytest
 
 from mtnet.hosts.node.config import Destination, Tls
-from mtnet.hosts.node.delivery import UndeliveredError, send
-from mtnet.hosts.node.ledger import Delivery
+from mtnet.hosts.node.delivery import Deliveries, UndeliveredError, send
+from mtnet.hosts.node.ledger import Delivery, Ledger, Received
+from mtnet.hosts.node.lines import Lines
+from mtnet.hosts.node.metrics import Metrics
 from tests.builders import write_ct_series
-from tests.hosts.node.services import receiving
+from tests.hosts.node.nodes import wait_for
+from tests.hosts.node.services import ROUTE, node_config, receiving
 from tests.hosts.orthanc import AE_TITLE, Orthanc, running_orthanc
 
 # pynetdicom lets go of the socket of a connection that was refused without closing it.
@@ -117,3 +122,33 @@ def test_a_class_that_the_archive_does_not_take_is_told(answer):
             send(destination, answer, DELIVERY, "MTNET")
     finally:
         server.shutdown()
+
+
+def test_a_slow_destination_keeps_no_other_from_its_answers(answer, tmp_path):
+    state = tmp_path / "state"
+    (state / "answers").mkdir(parents=True)
+    ledger, stream = Ledger(state), io.StringIO()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        slow = Destination("slow", host="127.0.0.1", port=silent.getsockname()[1], ae_title="SLOW", timeout_s=200.0)
+        quick = Destination("quick", folder=tmp_path / "out")
+        route = replace(ROUTE, destination=("slow", "quick"))
+        config = replace(node_config(state), destination=(slow, quick), route=(route,))
+        one = Received("1.2.3", "1.2.3.1", "1.3", "CT", "", "0.dcm", 1, "aa", counts=True)
+        ledger.keep([(one, "cafe")], most_instances=9, most_bytes=99)
+        ledger.complete(0, [route])
+        task = ledger.next_task()
+        answer.rename(state / "answers" / str(task.id))
+        ledger.answered(task, route.destination, [])
+        deliveries = Deliveries(config, ledger, Lines(stream), Metrics())
+        deliveries.start()
+        try:
+            wait_for(lambda: '"delivered"' in stream.getvalue(), "the quick one has it")
+            assert '"not_delivered"' not in stream.getvalue()
+            silent.close()
+            wait_for(lambda: '"not_delivered"' in stream.getvalue(), "the slow one is gone")
+        finally:
+            deliveries.stop(60)
+    told = json.loads(stream.getvalue().splitlines()[-1])
+    assert (told["destination"], told["again_in_s"]) == ("slow", 10.0)
+    assert "slow cannot be reached, or is silent" in told["reason"]
+    ledger.close()
