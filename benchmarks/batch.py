@@ -25,7 +25,6 @@ from mtnet.phantoms import draw_chest
 from mtnet.phantoms.dicom import write_study
 
 BATCH, LOOP, AGAIN = "mtnet batch", "a loop of Predictor.run and the writers", "mtnet batch, finished before"
-BUNDLE = "chest_ct_multitask"
 SPACING_MM = (1.2, 1.2, 2.0)
 LIMIT, GPU_LIMIT, AGAIN_LIMIT_S = 1.0, 0.8, 5.0
 
@@ -36,23 +35,24 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--count", type=int, default=8, help="drawn studies")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--bundle", default="chest_ct_multitask", metavar="NAME|DIR")
     parser.add_argument("--loop", nargs=2, type=Path, metavar=("SOURCE", "OUT"), help="only run the plain loop")
     options = parser.parse_args(arguments)
     if options.loop:
-        loop(*options.loop, options.device)
+        loop(*options.loop, options.bundle, options.device)
         return
     machine = describe_machine()
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "in"
         draw(source, options.count)
-        taken = measure(source, Path(folder), options.rounds, options.device)
+        taken = measure(source, Path(folder), options.rounds, options.bundle, options.device)
     limit = LIMIT if options.device == "cpu" else GPU_LIMIT
     ours, theirs = taken[BATCH]["seconds"], taken[LOOP]["seconds"]
     claims = [
         ratio_claim(f"{BATCH} against {LOOP}, process start included", ours, theirs, limit),
         claim("a second run of a finished batch", max(taken[AGAIN]["seconds"]), AGAIN_LIMIT_S, unit="s"),
     ]
-    setting = {"studies": options.count, "rounds": options.rounds, "device": options.device}
+    setting = {key: getattr(options, key) for key in ("count", "rounds", "bundle", "device")}
     write_result("batch" if options.device == "cpu" else "batch_cuda", setting, taken, claims, machine)
     write_tables()
     print(tell(claims))
@@ -65,13 +65,14 @@ def draw(source: Path, count: int) -> None:
         print(f"drawn {seed + 1}/{count}", file=sys.stderr)
 
 
-def measure(source: Path, folder: Path, rounds: int, device: str) -> dict[str, dict[str, Any]]:
+def measure(source: Path, folder: Path, rounds: int, bundle: str, device: str) -> dict[str, dict[str, Any]]:
     """Seconds, and seconds of the processor, of each contender in every round; they take turns to be first."""
     taken: dict[str, dict[str, Any]] = {name: {"seconds": [], "cpu_seconds": []} for name in (BATCH, LOOP, AGAIN)}
+    how = ["--bundle", bundle, "--device", device]
     for number in range(rounds):
         out = folder / f"batch {number}"
-        batch = ["-m", "mtnet", "batch", str(source), str(out), "--bundle", BUNDLE, "--device", device]
-        plain = ["-m", "benchmarks.batch", "--loop", str(source), str(folder / f"loop {number}"), "--device", device]
+        batch = ["-m", "mtnet", "batch", str(source), str(out), *how]
+        plain = ["-m", "benchmarks.batch", "--loop", str(source), str(folder / f"loop {number}"), *how]
         work = [(BATCH, batch), (LOOP, plain)]
         for name, command in (*(work if number % 2 == 0 else work[::-1]), (AGAIN, batch)):
             seconds, cpu_seconds = run(command)
@@ -90,12 +91,12 @@ def run(command: Sequence[str]) -> tuple[float, float]:
     return time.perf_counter() - begun, cpu
 
 
-def loop(source: Path, out: Path, device: str) -> None:
+def loop(source: Path, out: Path, bundle: str, device: str) -> None:
     """What a person would write: one study after the other, each with all its files."""
     from mtnet.predictor import Predictor
     from mtnet.results import write_results
 
-    predictor = Predictor.from_bundle(find_bundle(BUNDLE), device=device)
+    predictor = Predictor.from_bundle(find_bundle(bundle), device=device)
     for study in sorted(source.iterdir()):
         case = predictor.read(study)
         findings = predictor.finish(case, predictor.infer(case))

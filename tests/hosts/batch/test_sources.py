@@ -14,9 +14,11 @@ from mtnet.hosts.batch.worker import Start
 from mtnet.hosts.dicomweb import DicomWeb
 from mtnet.predictor import Predictor
 from mtnet.results import findings_to_dict
+from mtnet.sources import Manifest, write_manifest
 from tests.bundles import write_tiny_bundle
 from tests.hosts.batch.studies import InProcess, answer, batch, by_name, write_study
 from tests.hosts.orthanc import Orthanc, running_orthanc
+from tests.sources.test_manifest import SOURCE, sample
 
 pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR:UserWarning")
 
@@ -79,6 +81,14 @@ def test_lists_and_manifests_name_paths_relative_to_themselves(tmp_path: Path) -
             tmp_path / "data" / "a",
             tmp_path / "data" / "b",
         }
+
+
+def test_a_manifest_gives_each_of_its_images_once(tmp_path: Path) -> None:
+    samples = (sample(tmp_path), sample(tmp_path, "b"), sample(tmp_path, "c", image=tmp_path / "set" / "a.png"))
+    write_manifest(Manifest((SOURCE,), samples), tmp_path / "manifest.json")
+    found = find_inputs(str(tmp_path / "manifest.json"))
+    assert [one.name for one in found] == ["set/a.png", "set/b.png"]
+    assert [one.where for one in found] == [str(tmp_path / "set" / f"{name}.png") for name in "ab"]
 
 
 @pytest.mark.parametrize(
