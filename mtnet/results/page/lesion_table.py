@@ -83,11 +83,11 @@ def _columns(findings: Findings, places: Mapping[int, str]) -> list[_Column]:
     return [
         _Column("Class", lambda lesion: escape(lesion.label.replace("_", " "))),
         _Column("Score", lambda lesion: "given" if lesion.place_given else f"{lesion.score:.2f}", "number"),
-        _Column("Size", _size, "size"),
+        _Column("Size", _size, "whole"),
         *(_Column(_titled(c), partial(_likeliest, channel=c)) for c in channels),
         *(_Column(measure_name(k)[0], partial(_measured, key=k), "number") for k in measured),
         *(_Column(measure_name(k)[0], partial(_measure, key=k), "number") for k in measures),
-        _Column("Where", lambda lesion: _where(lesion, places, flat)),
+        _Column("Where", lambda lesion: _where(lesion, places, flat), "whole"),
     ]
 
 
@@ -128,7 +128,7 @@ def _where(lesion: Lesion, places: Mapping[int, str], flat: bool) -> str:
         return escape(place)
     place = place.partition(" of ")[0]
     centre = ", ".join(str(round(v)) for v in lesion.centre_lps_mm).replace("-", "−")
-    return f"{escape(place)}<small>LPS {centre} mm</small>"
+    return f"{escape(place)}<small>{centre} mm</small>"
 
 
 def _likeliest(lesion: Lesion, channel: str) -> str:
@@ -158,6 +158,8 @@ def _class(kind: str) -> str:
 def _caption(findings: Findings) -> str:
     given = any(lesion.place_given for lesion in findings.lesions)
     told = "By the order of the places that were asked about." if given else "By falling score."
+    if findings.plane is None:
+        told += " Centres in LPS (left, back, up)."
     if any(lesion.mask_drawn for lesion in findings.lesions):
         told += " Masks are balls of the measured diameter, drawn: no outline was seen."
     return told

@@ -304,7 +304,7 @@
       const pan = [0, 1, 2].map((axis) => (factor === 1 ? 0 : middle[axis] - factor * at[axis]));
       slices.scene.pan2Dxyzmm = [...pan, factor];
       // In voxels, which grow with the zoom.
-      slices.setCrosshairWidth(1 / factor);
+      slices.setCrosshairWidth(1.5 / factor);
     }
     setWindow({ low, high }) {
       Object.assign(this.slices.volumes[0], { cal_min: low, cal_max: high });

@@ -63,7 +63,7 @@ def test_lesions_stand_with_their_measures_and_units(tmp_path: Path) -> None:
     assert "2 lesions found" in text and f"nodule {first.score:.2f}" in text
     size = f"{first.longest_axial_diameter_mm:.1f} × {first.short_axial_diameter_mm:.1f} mm {first.volume_mm3:.0f} mm³"
     assert size in text
-    assert "solid 0.75" in text and "9.123 mm" in text and "slice 11 LPS 10, −8, 0 mm" in text
+    assert "solid 0.75" in text and "9.123 mm" in text and "slice 11 10, −8, 0 mm" in text
     assert "Mean absolute error".lower() in text and "31.2 HU" in text
 
 
