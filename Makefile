@@ -101,7 +101,7 @@ unit: env label-env judges
 
 # What reads and writes, where versions differ most.
 test-older: label-env judges
-	@OMP_NUM_THREADS=1 $(LABEL_PY) -m pytest -n 2 tests/structures tests/io tests/results
+	@OMP_NUM_THREADS=1 $(LABEL_PY) -m pytest -n 2 tests/structures tests/io tests/results tests/hosts/test_label_parts.py
 
 test: lint types layers unit test-older
 
