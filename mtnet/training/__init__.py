@@ -13,6 +13,7 @@ from mtnet.training.labelled_nodules import NoduleOfLabel
 from mtnet.training.metrics import OutputMetric, better, key_metric, other_metrics, output_metrics
 from mtnet.training.phantom_bags import PhantomBags
 from mtnet.training.precision import AutocastInferer
+from mtnet.training.pretraining import HiddenParts, note_sources, redrawing_loss, redrawing_network
 from mtnet.training.processes import gathered, is_first
 from mtnet.training.samples import BoxesOnImaged, LoadSampled, collate_samples, require_samples, samples_of, shard
 from mtnet.training.steps import ClippedGradients, StepSeeds
@@ -27,6 +28,7 @@ __all__ = [
     "ChestTargets",
     "ClippedGradients",
     "EpochsOfSamples",
+    "HiddenParts",
     "ItemsInOrder",
     "LearningCurve",
     "LoadSampled",
@@ -52,11 +54,14 @@ __all__ = [
     "is_first",
     "kept_samples",
     "key_metric",
+    "note_sources",
     "one_bag",
     "other_metrics",
     "output_metrics",
     "parameter_groups",
     "prepare_bag",
+    "redrawing_loss",
+    "redrawing_network",
     "require_samples",
     "samples_of",
     "shard",

@@ -12,13 +12,14 @@ from torch import nn
 
 from mtnet.nets.state_dict_io import read_state
 from mtnet.structures import OutputSpec
+from mtnet.training.pretraining import check_licences
 from mtnet.training.samples import CLASS
 
 _LOG = logging.getLogger("mtnet.training")
 _FITTING = 0.5
 
 
-def started_from(network: nn.Module, weights: str | None) -> nn.Module:
+def started_from(network: nn.Module, weights: str | None, manifest: str | None = None) -> nn.Module:
     """The network, with what fits it of a file of weights where one is named.
 
     Heads for other labels have other shapes: what does not fit begins anew, and the log says what.
@@ -26,18 +27,22 @@ def started_from(network: nn.Module, weights: str | None) -> nn.Module:
     Args:
         network: to begin with.
         weights: file that ``mtnet.nets.save_state`` wrote; None for none.
+        manifest: of the training, whose terms pre-trained weights must not cross.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no plain state dict, or less than half of the network is in it.
+        ValueError: it is no plain state dict, neither half of the network nor its whole encoder is in it, or it was
+            pre-trained on images under stricter terms.
     """
     if not weights:
         return network
     path = Path(weights)
+    check_licences(path, manifest)
     found, own = read_state(path), network.state_dict()
     fitting = {name: found[name] for name, tensor in own.items() if name in found and found[name].shape == tensor.shape}
     share = sum(own[name].numel() for name in fitting) / max(1, sum(tensor.numel() for tensor in own.values()))
-    if share < _FITTING:
+    encoder = [name for name in own if name.startswith("encoder.")]
+    if share < _FITTING and not (encoder and fitting.keys() >= set(encoder)):
         raise ValueError(
             f"Only {share:.0%} of the network's weights are in {path.name}: it is of another network. Give the weights "
             "of this bundle, or the options (variant, encoder, decoder) that they were trained with."

@@ -6,6 +6,7 @@ What is trained is data (``data/trainings.json``): a list ``jobs`` of
 - ``config``: the ``train.json`` of a bundle;
 - ``prepare``: argument lists of ``mtnet prepare``, joined to one manifest in their order;
 - ``overrides``: ids of the config and their values (``max_epochs``, ``seed``, ``size``...);
+- ``overlays`` (may be missing): further config files, each over the one before, ``overrides`` over all;
 - ``starts_from`` (may be missing): name of a job whose weights it begins with; it waits for it;
 - ``like`` (may be missing): name of an earlier job, or of one in the file that ``base`` beside ``jobs`` names. All but
   ``name`` and ``starts_from`` is that job's where it is not told, ``overrides`` key by key: the same recipe, but for
@@ -57,6 +58,7 @@ class Job:
     prepare: Sequence[Sequence[str]]
     overrides: Mapping[str, Any]
     starts_from: str | None = None
+    overlays: Sequence[str] = ()
 
     @classmethod
     def read(cls, entry: Mapping[str, Any]) -> Job:
@@ -64,14 +66,14 @@ class Job:
         for key, kind in _KEYS.items():
             if not isinstance(entry.get(key), kind):
                 raise QueueError(f"job {entry.get('name')!r}: {key} is {entry.get(key)!r}; expected a {kind.__name__}.")
-        if unknown := entry.keys() - {*_KEYS, "starts_from"}:
+        if unknown := entry.keys() - {*_KEYS, "starts_from", "overlays"}:
             raise QueueError(f"job {entry['name']!r} has the unknown keys {', '.join(sorted(unknown))}.")
         return cls(**entry)
 
     @property
     def digest(self) -> str:
         """Of all that it says, so that a changed job is not gone on with."""
-        told = [self.name, self.config, self.prepare, self.overrides, self.starts_from]
+        told = [self.name, self.config, self.prepare, self.overrides, self.starts_from, *self.overlays]
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -243,7 +245,7 @@ class Queue:
         }
         with atomic_path(folder / "overrides.json") as path:
             path.write_text(json.dumps(changes, indent=1), encoding="ascii")
-        files = json.dumps([job.config, str(folder / "overrides.json")])
+        files = json.dumps([job.config, *job.overlays, str(folder / "overrides.json")])
         yield [sys.executable, "-m", "monai.bundle", "run", "--config_file", files]
 
 

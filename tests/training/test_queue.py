@@ -162,8 +162,20 @@ def test_the_jobs_of_the_repository_name_configs_ids_and_sources_that_there_are(
     assert len(jobs) >= 5
     for one in jobs:
         config = json.loads((REPOSITORY / one.config).read_text(encoding="utf-8"))
+        for overlay in one.overlays:
+            config |= json.loads((REPOSITORY / overlay).read_text(encoding="utf-8"))
         assert one.overrides.keys() <= set(config) and {"max_epochs", "seed"} <= one.overrides.keys()
         assert all(told[0] in SOURCES for told in one.prepare)
+
+
+def test_a_jobs_overlays_lie_between_its_config_and_its_overrides_and_make_it_another_job(tmp_path):
+    plain, laid_over = read_jobs(write_jobs(tmp_path, job("one"), job("two", overlays=["a.json", "b.json"])))
+    assert plain.overlays == () and laid_over.digest != Job("two", "train.json", laid_over.prepare, {}).digest
+    (tmp_path / "state" / "two").mkdir(parents=True)
+    (tmp_path / "state" / "two" / "manifest.json").touch()
+    *_, command = Queue([laid_over], tmp_path / "state")._commands(laid_over)
+    files = json.loads(command[-1])
+    assert [Path(file).name for file in files] == ["train.json", "a.json", "b.json", "overrides.json"]
 
 
 @pytest.mark.slow
