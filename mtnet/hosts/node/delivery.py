@@ -11,6 +11,7 @@ import shutil
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mtnet.hosts.dicomweb import DicomWeb, check_uid
 from mtnet.hosts.node.config import Destination, NodeConfig
@@ -19,6 +20,11 @@ from mtnet.hosts.node.lines import Lines, kind_of, without_uids
 from mtnet.hosts.node.metrics import Metrics
 from mtnet.hosts.node.tls import client_context
 from mtnet.hosts.node.workers import ANSWERS
+
+if TYPE_CHECKING:
+    from pynetdicom.association import Association
+
+_THREAD_ENDS_WITHIN_S = 2.0
 
 
 class UndeliveredError(OSError):
@@ -124,6 +130,7 @@ def _store(objects: Sequence[Path], destination: Destination, ae_title: str) -> 
         tls_args=None if context is None else (context, destination.host),
     )
     if not association.is_established:
+        _close(association)
         told = "rejected the association" if association.is_rejected else "cannot be reached, or is silent"
         raise UndeliveredError(f"{destination.name} {told}")
     try:
@@ -139,6 +146,15 @@ def _store(objects: Sequence[Path], destination: Destination, ae_title: str) -> 
     finally:
         if association.is_established:
             association.release()
+        _close(association)
+
+
+def _close(association: Association) -> None:
+    """Let go of the socket, which pynetdicom keeps open where the other side has gone away."""
+    association.dul.join(_THREAD_ENDS_WITHIN_S)
+    transport = association.dul.socket
+    if transport is not None and transport.socket is not None:
+        transport.socket.close()
 
 
 def _copy(answer: Path, place: Path) -> None:
