@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-GENEROUS_MS = 120_000
+GENEROUS_MS = 300_000
 # Software takes the place of the graphics card, on every machine.
 _WITH_WEBGL = ("--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist")
 _WITHOUT_WEBGL = ("--disable-gpu", "--disable-3d-apis")
