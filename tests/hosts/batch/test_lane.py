@@ -14,7 +14,7 @@ from mtnet.hosts.batch.tasks import Input, Outcome, Settings, Task
 from mtnet.hosts.batch.worker import Start
 
 MIB = 1 << 20
-LIMITS = Limits(time_s=3.0, memory_bytes=250 * MIB)
+LIMITS = Limits(time_s=5.0, memory_bytes=250 * MIB)
 PATIENT = Limits(time_s=600.0, memory_bytes=250 * MIB)
 
 
@@ -73,7 +73,7 @@ def test_what_was_left_of_a_killed_study_is_removed(start: Start) -> None:
     (start.work / f"{task.input.id}-0badcafe").mkdir()
     (start.work / f"{task.input.id}-0badcafe" / "half").touch()
     (outcome,) = local([task], start, LIMITS, 1)
-    assert outcome.items[0].message == "It took more than 3 s, the last of them in stage 'network'."
+    assert outcome.items[0].message == "It took more than 5 s, the last of them in stage 'network'."
     assert list(start.work.iterdir()) == []
 
 
