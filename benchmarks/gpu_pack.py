@@ -9,6 +9,7 @@ after job as long as they fit. There: ``make bench-cuda``, ``make train-packed``
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 import tarfile
@@ -38,6 +39,8 @@ PINNED = ("jsonschema==4.17.3", "pyrsistent==0.20.0")
 """The last ones that are Python alone."""
 MOST_BYTES = 60 << 20
 _TRAINED = ".cache/train"
+_SEEN = ("size", "spatial_dims")
+"""Overrides on which it depends what a network sees of an image."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -65,9 +68,20 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def pack_sets(pack: tarfile.TarFile, out: Path, jobs: Sequence[Job], workplace: Path) -> list[str]:
-    """Add the images of one job after the other as long as they fit; the names of those that are in."""
+    """Add the images of one job after the other as long as they fit; the names of those that are in.
+
+    A job that sees the images of an earlier one gets a link to them.
+    """
     taken = []
+    images: dict[str, str] = {}
     for job in jobs:
+        seen = json.dumps([job.config, job.prepare, *(job.overrides.get(name) for name in _SEEN)])
+        if seen in images:
+            link = tarfile.TarInfo(f"gpu-pack/{_TRAINED}/{job.name}/manifest.json")
+            link.type, link.linkname = tarfile.SYMTYPE, f"../{images[seen]}/manifest.json"
+            pack.addfile(link)
+            taken.append(job.name)
+            continue
         place = workplace / "sets" / job.name
         try:
             manifest = pack_job(job, STATE, place)
@@ -82,6 +96,7 @@ def pack_sets(pack: tarfile.TarFile, out: Path, jobs: Sequence[Job], workplace: 
             continue
         pack.add(place, f"gpu-pack/{_TRAINED}/{job.name}")
         taken.append(job.name)
+        images[seen] = job.name
         print(f"{job.name}: {len(manifest.samples)} samples, {size / 2**20:.1f} MiB")
     return taken
 

@@ -105,8 +105,11 @@ def test_jobs_are_packed_as_long_as_they_fit_and_the_rest_is_told(tmp_path, monk
     with tarfile.open(out, "w:gz") as pack:
         assert gpu_pack.pack_sets(pack, out, jobs, tmp_path / "work") == ["first", "second"]
     with tarfile.open(out) as pack:
+        link = pack.getmember("gpu-pack/.cache/train/second/manifest.json")
         names = pack.getnames()
-    assert "gpu-pack/.cache/train/second/manifest.json" in names
+    # The second sees the same images.
+    assert link.linkname == "../first/manifest.json" and not [name for name in names if "second/images" in name]
+    assert [name for name in names if "first/images" in name]
     monkeypatch.setattr(gpu_pack, "MOST_BYTES", 1000)
     with tarfile.open(out, "w:gz") as pack:
         assert gpu_pack.pack_sets(pack, out, jobs, tmp_path / "again") == []
