@@ -99,7 +99,9 @@
   };
   const drawBox = (pen, lesion, x0, y0, x1, y1, scale, clip) => {
     const air = 3 * scale;
-    const left = x0 - air, top = y0 - air, width = x1 - x0 + 2 * air, height = y1 - y0 + 2 * air;
+    // In the middle of pixels, where a line is sharp.
+    const left = Math.round(x0 - air) + 0.5, top = Math.round(y0 - air) + 0.5;
+    const width = Math.round(x1 - x0 + 2 * air), height = Math.round(y1 - y0 + 2 * air);
     pen.lineWidth = 3.5 * scale;
     pen.strokeStyle = "rgba(0, 0, 0, 0.75)";
     pen.strokeRect(left, top, width, height);
