@@ -14,7 +14,7 @@ from mtnet.training.metrics import OutputMetric, better, key_metric, other_metri
 from mtnet.training.phantom_bags import PhantomBags
 from mtnet.training.precision import AutocastInferer
 from mtnet.training.pretraining import HiddenParts, note_sources, redrawing_loss, redrawing_network
-from mtnet.training.processes import gathered, is_first
+from mtnet.training.processes import gathered, is_first, leave_processes
 from mtnet.training.samples import BoxesOnImaged, LoadSampled, collate_samples, require_samples, samples_of, shard
 from mtnet.training.steps import ClippedGradients, StepSeeds
 from mtnet.training.targets import SampleTargets, boxes_of_mask
@@ -54,6 +54,7 @@ __all__ = [
     "is_first",
     "kept_samples",
     "key_metric",
+    "leave_processes",
     "note_sources",
     "one_bag",
     "other_metrics",
