@@ -29,7 +29,7 @@ from tests.bundles import write_random_bundle
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-label" / "bin" / "python"
-WAIT_S = 300
+WAIT_S = 500
 
 NEEDS_SERVER = [
     pytest.mark.slow,
@@ -176,12 +176,13 @@ def running_server(
     images = {path.name.split(".")[0]: path for path in sorted(studies.iterdir())} if isinstance(studies, Path) else {}
     server = Server(f"http://127.0.0.1:{port}", bundle.name, folder / "app" / "model" / bundle.name, log, images)
     try:
-        for _ in range(WAIT_S):
+        limit = time.monotonic() + WAIT_S
+        while True:
             try:
                 server.ask("GET", "info/")
                 break
             except (urllib.error.URLError, ConnectionError):
-                assert running.poll() is None, log.read_text()[-3000:]
+                assert running.poll() is None and time.monotonic() < limit, log.read_text()[-3000:]
                 time.sleep(1)
         yield server
     finally:

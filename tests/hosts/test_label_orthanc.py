@@ -43,11 +43,12 @@ class Archive:
     series: dict[str, Path]
     kept: dict[str, Findings] = field(default_factory=dict)
 
-    def segmentations(self) -> list[pydicom.Dataset]:
-        """Every SEG that the archive holds."""
+    def segmentations(self, algorithm_type: str) -> list[pydicom.Dataset]:
+        """Every SEG that the archive holds whose first segment was made so."""
         ids = [one["ID"] for one in self.orthanc.instances()]
         files = [pydicom.dcmread(io.BytesIO(self.orthanc.rest(f"/instances/{uid}/file"))) for uid in ids]
-        return [file for file in files if file.Modality == "SEG"]
+        segs = [file for file in files if file.Modality == "SEG"]
+        return [seg for seg in segs if seg.SegmentSequence[0].SegmentAlgorithmType == algorithm_type]
 
     def findings(self, uid: str) -> Findings:
         """What ``mtnet infer`` finds with the weights that the server has at first."""
@@ -99,14 +100,17 @@ def test_an_answer_is_that_of_mtnet_infer_on_the_files(archive: Archive, tmp_pat
     assert {path.suffix for path in kept.iterdir()} == {".dcm"}, "as stored: no converter was asked"
 
 
-def test_an_answer_comes_as_dicom_seg(archive: Archive, tmp_path: Path) -> None:
+def test_an_answer_comes_as_dicom_seg_and_goes_to_the_archive_where_asked(archive: Archive, tmp_path: Path) -> None:
     uid = sorted(archive.series)[0]
-    answer = archive.server.infer(f"{NAME}_segmentation", uid, result_extension=".dcm")
+    kept = {"save_label": True, "label_tag": "final"}
+    answer = archive.server.infer(f"{NAME}_segmentation", uid, result_extension=".dcm", **kept)
     (tmp_path / "answer.dcm").write_bytes(answer.content)
     assert errors_of(tmp_path / "answer.dcm", "Segmentation") == []
     findings = archive.findings(uid)
     assert write_dicom_seg(findings, tmp_path / "expected.dcm").written
     got, expected = (pydicom.dcmread(tmp_path / name) for name in ("answer.dcm", "expected.dcm"))
+    (stored,) = archive.segmentations("AUTOMATIC")
+    assert stored.SOPInstanceUID == got.SOPInstanceUID
     told = [[(s.SegmentLabel, s.SegmentDescription) for s in seg.SegmentSequence] for seg in (got, expected)]
     assert told[0] == told[1]
     # Two versions of highdicom put the frames in two orders.
@@ -126,11 +130,11 @@ def test_a_final_label_goes_to_the_archive_as_dicom_seg_with_its_names(archive: 
     nibabel.save(nibabel.Nifti1Image(drawn, affine), tmp_path / "label.nii.gz")
     status, reason = _refused(archive.server, uid, tmp_path / "label.nii.gz")
     assert status == 422 and "1 (nodule)" in reason, "a value without a name is refused"
-    assert not archive.segmentations()
+    assert not archive.segmentations("MANUAL")
 
     # As 3D Slicer saves it: values count its own segments.
     archive.server.save_label(uid, tmp_path / "label.nii.gz", label_info=[{"name": "lung"}, {"name": "nodule"}])
-    (seg,) = archive.segmentations()
+    (seg,) = archive.segmentations("MANUAL")
     seg.save_as(tmp_path / "stored.dcm")
     assert errors_of(tmp_path / "stored.dcm", "Segmentation") == []
     (segment,) = seg.SegmentSequence
@@ -143,6 +147,16 @@ def test_a_final_label_goes_to_the_archive_as_dicom_seg_with_its_names(archive: 
     np.testing.assert_allclose(sorted(places), sorted(expected), atol=1e-3)
     assert archive.server.json("GET", "info/")["datastore"]["completed"] == 1
     assert archive.server.json("POST", "activelearning/uncertainty")["id"] == other, "the one without a label"
+
+    # As OHIF sends it: the voxels alone.
+    np.ravel(drawn // 2, order="F").tofile(tmp_path / "label.bin")
+    archive.server.save_label(other, tmp_path / "label.bin")
+    (raw,) = [one for one in archive.segmentations("MANUAL") if one.SOPInstanceUID != seg.SOPInstanceUID]
+    assert raw.SegmentSequence[0].SegmentLabel == "nodule"
+    np.testing.assert_array_equal(np.sort(raw.pixel_array.sum((1, 2))), np.sort(seg.pixel_array.sum((1, 2))))
+    assert {tuple(f.PlanePositionSequence[0].ImagePositionPatient) for f in raw.PerFrameFunctionalGroupsSequence} == {
+        tuple(f.PlanePositionSequence[0].ImagePositionPatient) for f in seg.PerFrameFunctionalGroupsSequence
+    }
 
     before = archive.server.train()
     assert (archive.server.bundle / "models" / "model.pt").read_bytes() != before, "it learns from the label"
