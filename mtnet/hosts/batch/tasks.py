@@ -48,13 +48,13 @@ class Settings:
     page: bool = False
 
     def key(self) -> str:
-        """SHA-256 of what decides an answer beside the study: configs and weights of the bundle, options, version.
+        """SHA-256 of what decides an answer beside the study: configs, weights and their calibration, options, version.
 
         Device and memory limit do not change an answer beyond rounding, so they are not in it.
         """
         folder = Path(self.bundle)
         digest = hashlib.sha256()
-        for path in (*sorted((folder / "configs").glob("*.json")), folder / "models" / "model.pt"):
+        for path in (*sorted((folder / "configs").glob("*.json")), *sorted((folder / "models").glob("model.pt*"))):
             digest.update(file_sha256(path) if path.is_file() else b"")
         options = {key: value for key, value in asdict(self).items() if key not in _NO_CHANGE}
         digest.update(json.dumps([__version__, options], sort_keys=True).encode())
