@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,11 +25,14 @@ class Entry:
         key: ``Settings.key`` that the input was answered under.
         outcome: what became of it.
         stored: whether a server has the results; None where none was to have them.
+        sent: UIDs of all results that were ever sent of the input. They may lie in the study that they are of, and are
+            no part of its content.
     """
 
     key: str
     outcome: Outcome
     stored: bool | None = None
+    sent: Sequence[str] = ()
 
 
 class Ledger:
@@ -90,4 +93,4 @@ def opened(out: Path, shard: tuple[int, int]) -> Iterator[Ledger]:
 def _entry(line: Any) -> Entry:
     outcome = line["outcome"]
     items = tuple(ItemOutcome(**item) for item in outcome.pop("items"))
-    return Entry(line["key"], Outcome(**outcome, items=items), line["stored"])
+    return Entry(line["key"], Outcome(**outcome, items=items), line["stored"], tuple(line["sent"]))

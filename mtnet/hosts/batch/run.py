@@ -97,17 +97,18 @@ def run_batch(
         done = 0
         with ThreadPoolExecutor(1) as executor:
             sender = _Sender(executor, store, ledger, out / STUDIES)
-            ids = {task.input.id: task.input for task in todo}
+            given = {task.input.id: task for task in todo}
             for one in mine:
                 entry = ledger.entries.get(one.id)
-                if one.id not in ids and entry is not None and entry.key == key and entry.stored is not True:
+                if one.id not in given and entry is not None and entry.key == key and entry.stored is not True:
                     sender.send(entry, again=True)
             try:
                 if todo:
                     _make_room(todo, out / STUDIES, work)
                     start = Start(settings, out / STUDIES, work, _known(ledger, key, out / STUDIES))
                     for outcome in _outcomes(engine, todo, start):
-                        sender.send(Entry(key, _identified(outcome, ids[outcome.id])))
+                        task = given[outcome.id]
+                        sender.send(Entry(key, _identified(outcome, task), sent=task.own))
                         done += 1
                         if progress is not None:
                             progress(done, len(todo))
@@ -122,13 +123,13 @@ def _todo(mine: Sequence[Input], ledger: Ledger, key: str, studies: Path, *, ret
     for one in mine:
         seen = "" if one.where.startswith(SCHEMES) else _or_nothing(fingerprint, one.where)
         entry = ledger.entries.get(one.id)
+        own = () if entry is None else entry.sent
         final = ("answered",) if retry else ("answered", "refused", "set_aside")
         if entry is None or entry.key != key or entry.outcome.state not in final or not _there(entry.outcome, studies):
-            todo.append(Task(one, seen))
+            todo.append(Task(one, seen, own=own))
         elif not seen or entry.outcome.seen != seen:
-            own = _results(entry.outcome, studies) if one.where.startswith(SCHEMES) else ()
             if _or_nothing(content, one.where, own) != entry.outcome.content:
-                todo.append(Task(one, seen))
+                todo.append(Task(one, seen, own=own))
             elif seen:
                 ledger.add(replace(entry, outcome=replace(entry.outcome, seen=seen)))
     # Results that stand in the folder of an input that is answered anew go with it.
@@ -136,16 +137,16 @@ def _todo(mine: Sequence[Input], ledger: Ledger, key: str, studies: Path, *, ret
     for one in mine:
         entry = ledger.entries.get(one.id)
         if one.id not in redone and entry is not None and entry.outcome.folder in redone:
-            todo.append(Task(one, entry.outcome.seen))
+            todo.append(Task(one, entry.outcome.seen, own=entry.sent))
     return todo
 
 
-def _identified(outcome: Outcome, one: Input) -> Outcome:
+def _identified(outcome: Outcome, task: Task) -> Outcome:
     """The outcome with what a later run knows its input by. A worker that was killed has not told the content, and a
     study on a server has nothing else."""
     if outcome.seen:
         return outcome
-    found = outcome.content or _or_nothing(content, one.where)
+    found = outcome.content or _or_nothing(content, task.input.where, task.own)
     return replace(outcome, seen=found, content=found)
 
 
@@ -157,11 +158,9 @@ def _or_nothing(of: Callable[..., str], *what: object) -> str:
         return ""
 
 
-def _results(outcome: Outcome, studies: Path) -> set[str]:
-    """UIDs of the DICOM results, which may have been stored in the study that they are of."""
+def _uids(files: Sequence[Path]) -> set[str]:
     from pydicom import dcmread
 
-    files = (studies / outcome.folder).rglob("*.dcm") if outcome.folder else ()
     return {str(dcmread(path, force=True, specific_tags=["SOPInstanceUID"]).get("SOPInstanceUID")) for path in files}
 
 
@@ -221,6 +220,7 @@ class _Sender:
                 self._ledger.add(entry)
             return
         files = sorted((self._studies / entry.outcome.folder).rglob("*.dcm"))
+        entry = replace(entry, sent=tuple(sorted({*entry.sent, *_uids(files)})))
         self._sending.append((entry, self._executor.submit(self._store.store, files)))
         self._settle([one for one in self._sending if one[1].done()])
 

@@ -11,7 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mtnet.answers import Answers
@@ -114,13 +114,13 @@ class Stages:
         """Find the items of an input and read them one after the other; False where it fails as a whole."""
         task = job.task
         with self._stage(job, 0, "find"):
-            job.content = content(task.input.where)
+            job.content = content(task.input.where, task.own)
             known = self._known.get(job.content)
             if known is not None:
                 self._done(Outcome(task.input.id, task.seen, job.content, known.items, known.folder, known=True))
                 return True
-            path = self._at_hand(job)
-            items = items_at(self._predictor, path, self._options)
+            path, options = self._at_hand(job)
+            items = items_at(self._predictor, path, options)
             if not items:
                 raise RefusedError([ReportLine("nothing_found", "refused", "There is nothing to answer in it.")])
         job.count = len(items)
@@ -130,27 +130,28 @@ class Stages:
                 continue
             if task.alone:
                 job.alone.acquire()
-            self._read(job, number, item)
+            self._read(job, number, item, options)
         return True
 
-    def _read(self, job: _Job, number: int, item: Item) -> None:
+    def _read(self, job: _Job, number: int, item: Item, options: ReadOptions) -> None:
         with self._failures(job, number):
             with self._stage(job, number, "read"):
-                case = read_or_refuse(self._predictor, item, self._options)
+                case = read_or_refuse(self._predictor, item, options)
             if not isinstance(case, Case | Clip):
                 raise RefusedError(case)
             self._to_network.put((job, number, case))
 
-    def _at_hand(self, job: _Job) -> Path:
+    def _at_hand(self, job: _Job) -> tuple[Path, ReadOptions]:
+        """Where the input's files are, fetched where they lie on a server; a series that is named there is taken."""
         where = job.task.input.where
         if not where.startswith(SCHEMES):
-            return Path(where)
+            return Path(where), self._options
         web, study, series = parse_study_url(where)
         if series is None:
             web.fetch_study(study, job.fetched)
         else:
             web.fetch_series(study, series, job.fetched)
-        return job.fetched
+        return job.fetched, replace(self._options, series_uid=series)
 
     def _network(self, job: _Job, number: int, case: Case | Clip) -> None:
         with self._failures(job, number):

@@ -103,12 +103,14 @@ class Task:
         seen: the fingerprint that it had when it was given.
         without: items, counted from 1, that are not to be tried (again), each with its reason.
         alone: answer one item at a time, and nothing beside it: one of those in flight ended a worker.
+        own: UIDs of results that were stored beside the images on a server, and are no part of its content.
     """
 
     input: Input
     seen: str
     without: Mapping[int, Reason] = field(default_factory=dict)
     alone: bool = False
+    own: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

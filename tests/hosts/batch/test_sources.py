@@ -189,11 +189,13 @@ def test_studies_of_a_server_are_answered_as_those_in_folders_and_their_results_
     # What the batch stored in the studies does not make them other studies; a new instance does.
     again = InProcess(predictor)
     assert batch(query, out, bundle, again, store=web).done == 0 and again.given == []
-    write_study(tmp_path / "late", 0, series="late")
+    late = write_study(tmp_path / "late", 0, series="late", kernel="B70f").series_uid
     archive.upload(tmp_path / "late")
     batch(query, out, bundle, again, store=web)
     assert again.given == [f"{root}/studies/{uids['0']}"]
     assert batch(query, out, bundle, again, store=web).done == 0
+    (entry,) = batch(f"{root}/studies/{uids['0']}/series/{late}", out, bundle, again).entries.values()
+    assert answer(out / "studies" / entry.outcome.folder)["source"]["series_instance_uid"] == late
 
 
 @pytest.mark.slow
