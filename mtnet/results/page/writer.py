@@ -76,7 +76,8 @@ def _page(findings: Findings, scene: Scene, may_show_text: bool) -> str:
 
     volume = scene.data["kind"] == "volume"
     style = _asset("page.css")
-    scripts = [_asset("niivue.js"), _asset("page.js")] if volume else [_asset("page.js")]
+    own = _asset("marks.js") + _asset("page.js")
+    scripts = [_asset("niivue.js"), own] if volume else [own]
     model = findings.model
     several = findings.geometry.shape[2] > 1
     found = (
