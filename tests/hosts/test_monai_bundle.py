@@ -129,7 +129,10 @@ def test_monai_reads_version_and_channels_of_the_shipped_configs_without_data_or
     assert made.network_def is not None and made.device is not None
 
 
-def test_monai_s_evaluator_gives_the_labels_and_findings_that_mtnet_infer_gives(bundle: Path, tmp_path: Path) -> None:
+def test_monai_s_evaluator_gives_the_labels_and_findings_that_mtnet_infer_gives(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(bundle))  # as MONAI does before it runs a bundle
     affine = np.diag([-4.0, -4.0, 5.0, 1.0])
     values = np.random.default_rng(0).normal(-300, 300, (30, 26, 20)).astype(np.int16)
     nibabel.save(nibabel.Nifti1Image(values, affine), tmp_path / "image.nii.gz")
