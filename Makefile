@@ -80,7 +80,7 @@ label: label-env
 judges:
 	@command -v dciodvfy >/dev/null && command -v Orthanc >/dev/null && command -v storescu >/dev/null \
 		&& command -v chromium >/dev/null \
-		|| { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+		|| { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
 			dicom3tools orthanc orthanc-dicomweb dcmtk chromium >/dev/null; }
 
 demo: env
