@@ -155,7 +155,10 @@ def test_without_a_page_it_says_how_one_is_made(tmp_path: Path, capsys: pytest.C
 @pytest.mark.slow
 def test_the_command_tells_the_address_and_ends_well_on_ctrl_c(tmp_path: Path) -> None:
     results(tmp_path / "out")
-    command = [sys.executable, "-m", "mtnet", "view", str(tmp_path / "out")]
+    # A program started in the background inherits that SIGINT is ignored.
+    hearing = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    run = "import sys; from mtnet.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", hearing + run, "view", str(tmp_path / "out")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
