@@ -165,7 +165,7 @@ def test_a_screen_reader_finds_headings_tables_and_names(chromium: Any, page: Pa
         assert by_role("button", name="Show lesion 1").get_attribute("aria-current") is None
         status = by_role("status")
         assert status.get_attribute("aria-live") == "polite" and "Lesion 2 of 2" in status.inner_text()
-        assert by_role("img").get_attribute("aria-label", timeout=5000)
+        assert by_role("img").get_attribute("aria-label")
         unnamed = "e => !e.labels?.length && !e.ariaLabel && !e.textContent.trim()"
         unnamed = f"[...document.querySelectorAll('button, input, select')].filter({unnamed}).length"
         assert opened.page.evaluate(unnamed) == 0
