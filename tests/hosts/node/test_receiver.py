@@ -15,7 +15,7 @@ from tests.builders import write_ct_series
 from tests.hosts.node.nodes import storescu, wait_for
 from tests.hosts.node.services import receiving
 
-SECRETS = ("Nobody", "SECRET", "1900")
+SECRETS = ("Nobody", "SECRET", "19000101")
 
 
 @pytest.fixture(name="study")
