@@ -11,6 +11,8 @@ from monai.networks.layers.factories import Conv
 from monai.networks.layers.utils import get_dropout_layer, get_norm_layer
 from torch import Tensor, nn
 
+from mtnet.nets.group_norm import GroupNorm
+
 Norm: TypeAlias = str | Sequence[Any] | None
 """How MONAI names a norm: ``"group"``, ``"batch"``, ``("group", {"num_groups": 4})``...; ``None`` for none."""
 
@@ -36,7 +38,7 @@ def make_norm(norm: Norm, spatial_dims: int, channels: int) -> nn.Module:
     options: dict[str, Any] = {} if isinstance(norm, str) else dict(*norm[1:])
     if name.lower() == "group":
         groups = math.gcd(int(options.pop("num_groups", MAX_GROUPS)), channels)
-        return nn.GroupNorm(groups, channels, **options)
+        return GroupNorm(groups, channels, **options)
     layer: nn.Module = get_norm_layer((name, options), spatial_dims=spatial_dims, channels=channels)
     return layer
 

@@ -14,6 +14,7 @@ from monai.inferers import Inferer
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from mtnet.nets.upsampled_conv import fold_upsampling
 from mtnet.training.processes import gathered
 
 _SAMPLES = 4
@@ -37,10 +38,14 @@ class AutocastInferer(Inferer):  # type: ignore[misc]  # MONAI is not typed
         self.dtype: torch.dtype | None = None if precision == "auto" else getattr(torch, precision)
         self.channels_last = False
         self._laid_out = False
+        self._folded = False
 
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """The network's answer for ``inputs``, which it sees without their metadata."""
         inputs = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
+        if not self._folded and isinstance(network, nn.Module):
+            fold_upsampling(network, inputs.device.type == "cpu")
+            self._folded = True
         if self.dtype is None:
             precision, self.channels_last = fastest(network, inputs)
             self.dtype = getattr(torch, precision)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from mtnet.nets.blocks import Norm, conv_stack
+from mtnet.nets.blocks import Norm
+from mtnet.nets.upsampled_conv import upsampled_convs
 
 
 class ReconstructionDecoder(nn.Module):
@@ -45,7 +46,7 @@ class ReconstructionDecoder(nn.Module):
             )
         widths = (channels_in[-1], *channels)
         self.blocks = nn.ModuleList(
-            conv_stack(spatial_dims, widths[i], widths[i + 1], convs, norm) for i in range(len(channels))
+            upsampled_convs(spatial_dims, widths[i], widths[i + 1], convs, norm) for i in range(len(channels))
         )
         self.channels: tuple[int, ...] = (channels[-1],)
         self.strides: tuple[int, ...] = (1,)
@@ -54,5 +55,5 @@ class ReconstructionDecoder(nn.Module):
         """Decode: ``[..., (B, C, *S/stride)] -> [(B, channels[-1], *S)]``."""
         x = levels[-1]
         for block in self.blocks:
-            x = block(nn.functional.interpolate(x, scale_factor=2.0, mode="nearest"))
+            x = block(x, [])
         return [x]

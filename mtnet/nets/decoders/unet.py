@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from mtnet.nets.blocks import Norm, conv_stack
+from mtnet.nets.upsampled_conv import upsampled_convs
 
 WIDTHS = (256, 128, 64, 32, 16)
 """Channels of smp's blocks, coarsest first."""
@@ -74,7 +74,9 @@ class UNetDecoder(nn.Module):
         self.centre = conv_stack(spatial_dims, channels_in[-1], channels_in[-1], 2 if centre else 0, norm)
         widths = (channels_in[-1], *channels)
         self.blocks = nn.ModuleList(
-            conv_stack(spatial_dims, widths[i] + (channels_in[skip] if skip >= 0 else 0), widths[i + 1], convs, norm)
+            upsampled_convs(
+                spatial_dims, widths[i] + (channels_in[skip] if skip >= 0 else 0), widths[i + 1], convs, norm
+            )
             for i, skip in enumerate(self.skips)
         )
         self.levels = levels
@@ -86,9 +88,6 @@ class UNetDecoder(nn.Module):
         x = self.centre(levels[-1])
         answers: list[Tensor] = []
         for i, block in enumerate(self.blocks):
-            x = nn.functional.interpolate(x, scale_factor=2.0, mode="nearest")
-            if self.skips[i] >= 0:
-                x = torch.cat([x, levels[self.skips[i]]], dim=1)
-            x = block(x)
+            x = block(x, [levels[self.skips[i]]] if self.skips[i] >= 0 else [])
             answers.append(x)
         return answers[::-1][: self.levels]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
-from mtnet.nets.blocks import Norm, check_doubling, check_levels, conv_stack
+from mtnet.nets.blocks import Norm, check_doubling, check_levels
 from mtnet.nets.decoders.unet import check_blocks, default_widths
+from mtnet.nets.upsampled_conv import upsampled_convs
 
 
 class UNetPlusPlusDecoder(nn.Module):
@@ -78,7 +78,7 @@ class UNetPlusPlusDecoder(nn.Module):
             reads.append([len(sizes) - 1])
             sizes.append(width)
         for node, read in enumerate(reads, start=depth + 1):
-            self.blocks.append(conv_stack(spatial_dims, sum(sizes[i] for i in read), sizes[node], convs, norm))
+            self.blocks.append(upsampled_convs(spatial_dims, sum(sizes[i] for i in read), sizes[node], convs, norm))
 
         self.reads = reads
         self.given = ends[::-1][:levels]
@@ -89,8 +89,8 @@ class UNetPlusPlusDecoder(nn.Module):
         """Decode: ``[(B, C_l, *S/s_l), ...] -> [(B, channels[-1], *S/stride), ...]``, finest first."""
         made = levels[::-1]
         for i, block in enumerate(self.blocks):
-            seen = [nn.functional.interpolate(made[self.reads[i][0]], scale_factor=2.0, mode="nearest")]
+            others: list[Tensor] = []
             for j in self.reads[i][1:]:
-                seen.append(made[j])
-            made.append(block(torch.cat(seen, dim=1)))
+                others.append(made[j])
+            made.append(block(made[self.reads[i][0]], others))
         return [made[i] for i in self.given]

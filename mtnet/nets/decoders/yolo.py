@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from mtnet.nets.blocks import ConvNormAct, Norm, check_levels, conv_stack, upsample_to
+from mtnet.nets.upsampled_conv import upsampled_convs
 
 
 class LevelTowers(nn.Module):
@@ -88,7 +89,7 @@ class YOLOSegmentationDecoder(nn.Module):
             )
         self.laterals = nn.ModuleList(ConvNormAct(spatial_dims, c, widths[0], norm=norm) for c in channels_in)
         self.climb = nn.ModuleList(
-            ConvNormAct(spatial_dims, widths[i], widths[i + 1], norm=norm) for i in range(len(widths) - 1)
+            upsampled_convs(spatial_dims, widths[i], widths[i + 1], 1, norm) for i in range(len(widths) - 1)
         )
         self.channels: tuple[int, ...] = (widths[-1],)
         self.strides: tuple[int, ...] = (finest // 2 ** (len(widths) - 1),)
@@ -100,5 +101,5 @@ class YOLOSegmentationDecoder(nn.Module):
             own = lateral(levels[i])
             x = own if i == 0 else x + upsample_to(own, x)
         for conv in self.climb:
-            x = conv(nn.functional.interpolate(x, scale_factor=2.0, mode="nearest"))
+            x = conv(x, [])
         return [x]
