@@ -14,6 +14,7 @@ from mtnet.bundle import find_bundle
 from mtnet.detection import pairwise_iou
 from mtnet.inference.cost import CostMeter
 from mtnet.inference.plan import Detections, Outputs
+from mtnet.nets.upsampled_conv import fold_upsampling
 from mtnet.phantoms import draw_chest
 from mtnet.predictor import Case, Predictor
 from mtnet.structures import Source
@@ -64,6 +65,12 @@ def _partners(told: Detections, among: Detections, threshold: float) -> list[boo
     if not len(among.box_index):
         return [False] * len(boxes)
     return list((pairwise_iou(boxes, among.box_index).amax(1) >= 0.5).tolist()) if len(boxes) else []
+
+
+def as_loaded(network: torch.nn.Module) -> torch.nn.Module:
+    """A network as MONAI's users load it: mtnet's predictor changes how it lies in memory and how it upsamples."""
+    fold_upsampling(network, folded=False)
+    return network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload,no-any-return]
 
 
 def monai_labels(

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.chest import agreement, drawn_image, monai_labels, shipped
+from benchmarks.chest import agreement, as_loaded, drawn_image, monai_labels, shipped
 from benchmarks.machine import describe_machine
 from benchmarks.measure import claim, in_turns, ratio_claim, tell, write_result
 from benchmarks.tables import write_tables
@@ -37,8 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     machine = describe_machine()
 
-    # MONAI's users load a network as it is; mtnet lays it out as its predictor does.
-    theirs, ours = shipped().network.to(memory_format=torch.contiguous_format), shipped()  # type: ignore[call-overload]
+    theirs, ours = as_loaded(shipped().network), shipped()
     image = drawn_image(ours, tuple(options.size))
     plan = replace(ours.inferer.plan, window=tuple(ours.inferer.roi_size))
     work: dict[str, Callable[[], object]] = {

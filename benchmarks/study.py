@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.chest import monai_labels, shipped
+from benchmarks.chest import as_loaded, monai_labels, shipped
 from benchmarks.machine import describe_machine
 from benchmarks.measure import claim, in_turns, ratio_claim, tell, write_result
 from benchmarks.scoreboard import DATA
@@ -123,7 +123,7 @@ def measure_region(
     case = predictor.read(study)
     whole, grid = prepared(case, predictor.preprocessing)
     image, inferer = whole[None], predictor.inferer
-    theirs = shipped().network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    theirs = as_loaded(shipped().network)
     padded, _, window = inferer.padded(image, predictor.network)
     work: dict[str, Callable[[], object]] = {
         MONAI_WHOLE: lambda: monai_labels(theirs, padded, window, inferer.plan.overlap, inferer.plan.batch),

@@ -90,14 +90,13 @@ class OpenVinoPass:
             )
         self._settings: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": hint,
-            "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         }
         if cache is not None:
             # Its key leaves the precision out (2026.4): bfloat16 would be given the network made for float32, and
             # answer nonsense.
             self._settings["CACHE_DIR"] = str(cache / f"{openvino.__version__.split('-')[0]}-{hint}")
-        self._requests: OrderedDict[tuple[int, ...], Any] = OrderedDict()
+        self._compiled: OrderedDict[tuple[int, ...], _Compiled] = OrderedDict()
 
     def __call__(self, windows: Tensor, at_once: int, /) -> Mapping[str, Tensor]:
         """Pass the windows, filled up to ``at_once``. The tensors are OpenVINO's own until the next pass.
@@ -107,21 +106,23 @@ class OpenVinoPass:
         """
         batch = filled(windows, at_once).contiguous()
         size = tuple(batch.shape)
-        if size not in self._requests:
-            request = self._compiled(batch)
-            self._check(request, size)
-            self._requests[size] = request
-            if len(self._requests) > _SIZES_KEPT:
-                self._requests.popitem(last=False)
-        self._requests.move_to_end(size)
-        tensors = _infer(self._requests[size], batch)
+        if size not in self._compiled:
+            compiled = self._compile(batch)
+            self._check(compiled, size)
+            self._compiled[size] = compiled
+            if len(self._compiled) > _SIZES_KEPT:
+                self._compiled.popitem(last=False)
+        self._compiled.move_to_end(size)
+        tensors = self._compiled[size].infer(batch)
         return {name: tensor[: len(windows)] for name, tensor in zip(self._network.names, tensors, strict=True)}
 
-    def _compiled(self, example: Tensor) -> Any:
+    def _compile(self, batch: Tensor) -> _Compiled:
         # Not openvino.convert_model, which reports usage.
         from openvino.frontend import FrontEndManager
         from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 
+        streams = min(len(batch), torch.get_num_threads())
+        example = batch[: -(-len(batch) // streams)]
         try:
             with torch.no_grad(), _quiet():
                 exported = torch.export.export(self._network, (example,))
@@ -137,12 +138,13 @@ class OpenVinoPass:
                 "use runtime 'eager' or 'compile'."
             ) from error
         model.reshape(list(example.shape))
-        return self._core.compile_model(model, "CPU", self._settings).create_infer_request()
+        compiled = self._core.compile_model(model, "CPU", {**self._settings, "NUM_STREAMS": streams})
+        return _Compiled(compiled, streams)
 
-    def _check(self, request: Any, size: tuple[int, ...]) -> None:
+    def _check(self, compiled: _Compiled, size: tuple[int, ...]) -> None:
         # Noise, for in a window of one value normalisation blows rounding up beyond all bounds.
         noise = torch.rand(size, generator=torch.Generator().manual_seed(0))
-        answers = _infer(request, noise)
+        answers = compiled.infer(noise)
         with torch.no_grad():
             expected = self._network(noise)
         for name, got, wanted in zip(self._network.names, answers, expected, strict=True):
@@ -155,9 +157,35 @@ class OpenVinoPass:
                 )
 
 
-def _infer(request: Any, batch: Tensor) -> list[Tensor]:
-    answers = request.infer({0: batch.numpy()}, share_inputs=True, share_outputs=True)
-    return [torch.from_numpy(answers[number]) for number in range(len(answers))]
+class _Compiled:
+    """A network for batches of one size, each dealt out to streams that do not wait for each other.
+
+    Threads that share a batch meet after every layer; a stream of one thread for each has its own windows instead.
+
+    Args:
+        model: compiled for a stream's share of a batch.
+        streams: how many it is compiled for.
+    """
+
+    def __init__(self, model: Any, streams: int) -> None:
+        tensor = import_openvino().Tensor
+        self._share = int(model.input(0).shape[0])
+        self._answers = [torch.empty(streams * self._share, *list(one.shape)[1:]) for one in model.outputs]
+        self._requests = [model.create_infer_request() for _ in range(streams)]
+        for request, *parts in zip(
+            self._requests, *(torch.split(answer, self._share) for answer in self._answers), strict=True
+        ):
+            for number, part in enumerate(parts):
+                request.set_output_tensor(number, tensor(part.numpy(), shared_memory=True))
+
+    def infer(self, batch: Tensor) -> list[Tensor]:
+        """All tensors for a batch; valid until the next one."""
+        parts = torch.split(filled(batch, len(self._requests) * self._share), self._share)
+        for request, part in zip(self._requests, parts, strict=True):
+            request.start_async({0: part.numpy()}, share_inputs=True)
+        for request in self._requests:
+            request.wait()
+        return [answer[: len(batch)] for answer in self._answers]
 
 
 class _InOrder(nn.Module):

@@ -61,9 +61,27 @@ def test_the_last_batch_is_filled_up_so_that_one_size_is_compiled():
     with torch.no_grad():
         full, rest = ready(windows[:3], 3)["values"].clone(), ready(windows[3:], 3)["values"].clone()
         expected = net(windows)["values"]
-    assert list(ready._requests) == [(3, 1, 16, 16)]
+    assert list(ready._compiled) == [(3, 1, 16, 16)]
     assert (torch.cat([full, rest]) - expected).abs().max() < 1e-5
     assert filled(windows, 5) is windows
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 4])
+def test_a_batch_dealt_out_to_streams_comes_back_whole_and_in_order(threads):
+    net = DenseAndImageNet().eval()
+    ready = prepare(net, "openvino", "float32", "cpu")
+    windows = torch.randn(7, 1, 16, 16)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.no_grad():
+            got = {name: tensor.clone() for name, tensor in ready(windows, 7).items()}
+            expected = net(windows)
+        assert len(ready._compiled[7, 1, 16, 16]._requests) == threads
+    finally:
+        torch.set_num_threads(before)
+    for name, tensor in got.items():
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-4, atol=1e-5)
 
 
 def test_compiled_networks_are_kept_apart_by_precision(tmp_path):
@@ -100,8 +118,8 @@ def test_half_precision_is_what_the_cpu_tells(monkeypatch):
 def test_an_answer_that_is_not_torch_s_is_an_error(monkeypatch):
     net = DenseAndImageNet().eval()
     ready = prepare(net, "openvino", "float32", "cpu")
-    infer = openvino_pass._infer
-    monkeypatch.setattr(openvino_pass, "_infer", lambda *given: [t + 1 for t in infer(*given)])
+    infer = openvino_pass._Compiled.infer
+    monkeypatch.setattr(openvino_pass._Compiled, "infer", lambda *given: [t + 1 for t in infer(*given)])
     with pytest.raises(ValueError, match=r"other answers than torch.*folder of compiled networks"):
         ready(torch.randn(1, 1, 16, 16), 1)
 
