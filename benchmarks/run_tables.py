@@ -78,6 +78,22 @@ def table_text(
     """
     left = [name for name in table.rows if not is_done(state / name)]
     runs = {name: scored(jobs[name], state / name, device=device) for name in table.rows if name not in left}
+    baselines: Mapping[str, Evaluated] = {}
+    if table.reference in runs:
+        manifest = read_manifest(state / table.reference / "manifest.json")
+        baselines = crop_baselines(runs[table.reference], manifest)
+    return table_of(table, jobs, runs, baselines, draws=draws), left
+
+
+def table_of(
+    table: Table,
+    jobs: Mapping[str, Job],
+    runs: Mapping[str, Evaluated],
+    baselines: Mapping[str, Evaluated],
+    *,
+    draws: int = DRAWS,
+) -> str:
+    """A table of what was scored; rows without a run are empty, ``baselines`` stand under them."""
     reference = runs.get(table.reference)
     heads = ["", "parameters", *(f"{metric} (n)" for metric in table.metrics)]
     lines = [f"**{table.title}**", "", _line(heads), _line(["---"] * len(heads))]
@@ -90,15 +106,13 @@ def table_text(
         cells = [_cell(metric, runs[name], other, tasks, draws) for metric in table.metrics] if name in runs else []
         empty = ["not trained yet"] + [""] * (len(table.metrics) - 1)
         lines.append(_line([label, size, *(cells or empty)]))
-    if reference is not None:
-        manifest = read_manifest(state / table.reference / "manifest.json")
-        for name, baseline in crop_baselines(reference, manifest).items():
-            cells = [_cell(metric, baseline, reference, tasks, draws) for metric in table.metrics]
-            lines.append(_line([name.replace("_", " "), "", *cells]))
+    for name, baseline in baselines.items():
+        cells = [_cell(metric, baseline, reference, tasks, draws) for metric in table.metrics]
+        lines.append(_line([name.replace("_", " "), "", *cells]))
     under = (
         f"Under a value: less that of *{table.rows[table.reference]}*, paired. Test split, 95 % intervals by groups."
     )
-    return "\n".join([*lines, "", under]), left
+    return "\n".join([*lines, "", under])
 
 
 def into_card(card: str, name: str, text: str, command: str) -> str:
