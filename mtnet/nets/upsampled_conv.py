@@ -74,8 +74,8 @@ def _folded(conv: nn.Module, coarse: Tensor, others: list[Tensor]) -> Tensor:
 
 def _summed_kernel(weight: Tensor) -> Tensor:
     """Of a 3-wide kernel ``(O, I, 3...)`` the 4-wide one of the transposed convolution, ``(I, O, 4...)``."""
-    axes = range(2, weight.ndim)
-    kernel = weight.flip(*axes).transpose(0, 1)
+    axes = list(range(2, weight.ndim))
+    kernel = weight.flip(axes).transpose(0, 1)
     for axis in axes:
         behind = 2 * (weight.ndim - 1 - axis)
         before, after = [0] * (2 * weight.ndim - 4), [0] * (2 * weight.ndim - 4)

@@ -98,3 +98,13 @@ def test_on_a_cpu_a_network_runs_and_trains_folded():
     trained = Upsampling()
     AutocastInferer("float32")(torch.zeros(1, 1, 4, 4), trained)
     assert folds(trained) == [True]
+
+
+def test_folded_it_compiles():
+    torch.manual_seed(0)
+    network = UNetDecoder(3, CHANNELS, STRIDES, channels=(8, 6, 4)).eval()
+    given = levels(3, size=2)
+    fold_upsampling(network, folded=True)
+    with torch.no_grad():
+        expected = network(given)[0]
+        torch.testing.assert_close(torch.compile(network, dynamic=False)(given)[0], expected, rtol=1e-4, atol=1e-4)
