@@ -18,9 +18,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--measure", action="store_true", help="run all benchmarks of the CPU first")
     options = parser.parse_args(arguments)
     if options.measure:
-        from benchmarks import batch, boxes, engine, memory, receiving, runtimes, study, systems
+        from benchmarks import batch, boxes, engine, memory, receiving, runtimes, steps, study, systems
 
-        for benchmark in (engine, boxes, runtimes, memory, study, receiving, batch, systems):
+        for benchmark in (engine, boxes, steps, runtimes, memory, study, receiving, batch, systems):
             benchmark.main([])
     missed = False
     for file in sorted(RESULTS.glob("*.json")):

@@ -55,12 +55,18 @@ _METHODS = {
   `tests/detection` proves both. MONAI's `non_max_suppression` is measured with 2,000 boxes at the same density, since
   it takes the IoU of all pairs at once.
 """,
+    "steps": """\
+## Layers of mtnet's own
+
+- The chest-CT network with random weights, channels last. *Folded*: the convolutions of upsampled levels run as
+  transposed ones. *Group norm*: its gradient in bfloat16. A step goes forwards and backwards, a pass forwards in float32.
+""",
     "runtimes": """\
 ## Runtimes and half precision
 
 - The shipped chest network with its weights on the middle of a drawn chest, the same windows for all, none left out.
-  MONAI: `SlidingWindowInferer` in eager float32 on the full forward, less what it cannot blend, to labels. mtnet: all
-  four answers merged.
+  MONAI: `SlidingWindowInferer` in eager float32 on the full forward, less what it cannot blend, to labels; the network
+  as its users load it, neither with channels last nor with folded upsampling. mtnet: all four answers merged.
 - Half precision is the one that the CPU says it has instructions for. Dice is of labels, to mtnet's in eager float32.
   *Boxes shared*: share of the boxes told in either answer that have a partner of IoU 0.5 in the other. *First pass*:
   making ready, and one window; what was compiled before comes from the cache.
