@@ -59,7 +59,8 @@ _METHODS = {
 ## Layers of mtnet's own
 
 - The chest-CT network with random weights, channels last. *Folded*: the convolutions of upsampled levels run as
-  transposed ones. *Group norm*: its gradient in bfloat16. A step goes forwards and backwards, a pass forwards in float32.
+  transposed ones. *Group norm*: its gradient in bfloat16. A step goes forwards and backwards, a pass forwards in
+  float32.
 """,
     "runtimes": """\
 ## Runtimes and half precision
