@@ -343,7 +343,7 @@ def test_no_patient_data_reach_logs_or_report(
     outcome = write_dicom_seg(findings, tmp_path / "seg.dcm")
     assert outcome.written
     told = caplog.text + "".join(capfd.readouterr()) + str(outcome)
-    for secret in ("Müller", "Ünal", "SECRET", "20010203", "1950", "far too long"):
+    for secret in ("Müller", "Ünal", "SECRET", "20010203", "01.02.1950", "19500201", "far too long"):
         assert secret not in told
     assert pydicom.dcmread(tmp_path / "seg.dcm").PatientName == "Müller Ünal"
 

@@ -31,8 +31,10 @@ def _archive(tmp_path_factory):
 
 
 @pytest.fixture(name="answer")
-def _answer(tmp_path):
-    write_ct_series(tmp_path / "answer", shape=(8, 8, 3), study=str(tmp_path), series=str(tmp_path))
+def _answer(tmp_path, request):
+    # Each test's own: folders of tests that passed are removed, and their names come again.
+    name = request.node.name
+    write_ct_series(tmp_path / "answer", shape=(8, 8, 3), study=name, series=name)
     (tmp_path / "answer" / "findings.json").write_text("{}", encoding="utf-8")
     return tmp_path / "answer"
 
