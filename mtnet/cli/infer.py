@@ -13,8 +13,8 @@ from mtnet.cli.results_table import print_outcome
 from mtnet.cli.terminal import progress_bar
 
 FAST_HELP = (
-    "no overlap of windows and half precision where the device does it well; on drawn chests and a CPU with bfloat16 a "
-    "quarter of the network's time, Dice 0.79 in place of 0.88 (python -m benchmarks.fast_mode --count 2)"
+    "no overlap of windows and half precision where the device does it well; on drawn chests and a CPU with bfloat16 "
+    "half of the network's time, Dice 0.88 in place of 0.90 (python -m benchmarks.fast_mode --count 2)"
 )
 
 TTA_HELP = (

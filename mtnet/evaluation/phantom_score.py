@@ -20,7 +20,7 @@ from mtnet.phantoms.families import Family
 from mtnet.predictor import Case, Predictor
 from mtnet.structures import Geometry, Source
 
-FIRST_HELD_OUT_SEED = 100_000
+FIRST_HELD_OUT_SEED = 700_000
 SMALLEST_MM = 8.0
 FALSE_A_SCAN = 1.0
 GRIDS_MM = ((0.8, 0.8, 1.25), (1.0, 1.0, 2.5), (0.8, 0.8, 5.0))

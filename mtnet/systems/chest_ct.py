@@ -56,7 +56,7 @@ DETECTION = OutputSpec(
     (NODULE,),
     (4, 8),
     "sigmoid",
-    threshold=0.45,
+    threshold=0.42,
     lesion_channels=(LesionChannel("texture", TEXTURES, "softmax"),),
 )
 CLASSIFICATION = OutputSpec("classification", "global", IMAGE_CLASSES, activation="sigmoid")
