@@ -49,10 +49,11 @@ def test_json_tells_tasks_input_size_work_and_terms(alone: Path, capsys: pytest.
 def test_a_list_for_people_names_each_bundle_and_its_scores(alone: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = shutil.copytree(BUNDLES / "chest_ct_multitask", alone / "own", ignore=shutil.ignore_patterns("models"))
     file = folder / "configs" / "metadata.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "eval_metrics": {"mean_dice": 0.8125}}))
+    metadata = json.loads(file.read_text())
+    file.write_text(json.dumps({**metadata, "version": "7.8.9", "eval_metrics": {"mean_dice": 0.8125}}))
     assert main.main(["bundles"]) == 0
     told = capsys.readouterr().out
-    for words in ("own 0.1.0", "2,938,590 parameters, 10.292 GMAC for one window", "none yet", "mean_dice 0.8125"):
+    for words in ("own 7.8.9", "2,938,590 parameters, 10.292 GMAC for one window", "none yet", "mean_dice 0.8125"):
         assert words in told
 
 
@@ -79,7 +80,7 @@ def test_a_damaged_bundle_is_named_and_the_others_are_listed(alone: Path, capsys
     (alone / "worse" / "configs" / "metadata.json").write_text("{")
     assert main.main(["bundles"]) == 1
     told = capsys.readouterr()
-    assert "good 0.1.0" in told.out and "bad: damaged" in told.err and "os.system" in told.err
+    assert told.out.startswith("good ") and "bad: damaged" in told.err and "os.system" in told.err
     assert "worse: damaged" in told.err and "no valid JSON" in told.err
     assert main.main(["info"]) == 0
     capsys.readouterr()
