@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mtnet.evaluation import phantom_score
-from mtnet.evaluation.phantom_score import main, score_bundle
+from mtnet.evaluation.phantom_score import FIRST_HELD_OUT_SEED, main, score_bundle
 from mtnet.inference.plan import Detections
 from mtnet.phantoms import NoduleRequest, draw_chest
 from mtnet.systems.chest_ct import DETECTION, SEGMENTATION
@@ -62,7 +62,7 @@ def score(monkeypatch):
 def test_who_knows_the_truth_finds_all_and_a_threshold_on_intensity_does_not(score):
     oracle, told = Oracle(), []
     result = score(oracle, count=2, progress=lambda number, counts: told.append((number, counts.hit_scores.size)))
-    assert [phantom.seed for phantom in oracle.drawn] == [100_000, 100_001]
+    assert [phantom.seed for phantom in oracle.drawn] == [FIRST_HELD_OUT_SEED, FIRST_HELD_OUT_SEED + 1]
     assert {phantom.family for phantom in oracle.drawn} == {"held_out"}
     # Two of each chest's three nodules are large enough to be asked for.
     assert (result.phantoms, result.nodules, result.threshold) == (2, 4, DETECTION.threshold)
