@@ -36,10 +36,10 @@ class _GroupNorm(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
         batch, channels = x.shape[:2]
         size = x[0, 0].numel()
-        answer, mean, deviation = torch.native_group_norm(
+        answer, mean, inverse = torch.native_group_norm(
             x, weight.to(x.dtype), bias.to(x.dtype), batch, channels, size, groups, eps
         )
-        ctx.save_for_backward(x, weight, mean, deviation)
+        ctx.save_for_backward(x, weight, mean, inverse)
         ctx.groups = groups
         return answer
 
