@@ -161,7 +161,7 @@ class _Windows:
     def _launched(self, begun: int) -> tuple[range, Mapping[str, Tensor], torch.cuda.Event]:
         """Put the windows from ``begun`` into the network and begin to copy those after them."""
         windows = self._windows(begun)
-        tensors = self._checked(self._pass(self._feeder.batch(windows), self._job.memory.batch))
+        tensors = self._checked(self._pass(self._feeder.batch(windows), self._at_once()))
         self._feeder.expect(self._windows(windows.stop))
         done = torch.cuda.Event()  # type: ignore[no-untyped-call]
         done.record(torch.cuda.current_stream(self._device))
@@ -170,10 +170,14 @@ class _Windows:
     def _windows(self, begun: int) -> range:
         return range(begun, min(begun + self._job.memory.batch, self._count))
 
+    def _at_once(self) -> int:
+        """Windows in a full batch of this image; an image of one window has no other."""
+        return self._job.memory.batch if self._count > 1 else 1
+
     def _passed_and_prepared(self) -> tuple[range, dict[str, Any]]:
         """One pass: its windows, and what each merger needs of it, by kind."""
         windows = self._windows(self._next)
-        tensors = self._checked(self._pass(self._feeder.batch(windows), self._job.memory.batch))
+        tensors = self._checked(self._pass(self._feeder.batch(windows), self._at_once()))
         return windows, self._prepared(windows, tensors)
 
     def _checked(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

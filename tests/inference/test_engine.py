@@ -94,6 +94,18 @@ def test_windows_given_as_a_list_are_the_ones_that_run():
     assert np.abs(values[:, 16:24, 20:28] - alone).max() < 1e-6
 
 
+@pytest.mark.parametrize(
+    ("starts", "expected"),
+    [(((0, 0), (0, 4), (16, 20)), [2, 2]), (((0, 0), (0, 4), (4, 0), (16, 20)), [2, 2]), (((0, 0),), [1])],
+)
+def test_on_a_cpu_no_window_of_several_is_passed_alone(starts, expected):
+    net = DenseNet(2, (VALUES,))
+    out = run(net, noise((32, 32)), Plan(window=(8, 8), starts=starts, batch=2)).dense["values"].array
+    assert net.batches == expected
+    plain = run(net, noise((32, 32)), Plan(window=(8, 8), starts=starts)).dense["values"].array
+    assert np.abs(out - plain).max() < 1e-5
+
+
 def assert_same(got, expected, where=None, tolerance=1e-4, labels_from=None):
     """All outputs equal; labels where the two best classes are told apart by more than the tolerance."""
     for name, dense in expected.dense.items():
