@@ -22,7 +22,7 @@ from benchmarks.variants import unet_v2_with
 from mtnet.nets.macs import count_macs
 from mtnet.systems import unet_v2
 
-SKIPS = ("sdi", "sum", "concatenation")
+ENCODER, SKIPS = "pvt_v2_b0", ("sdi", "sum", "concatenation")
 
 
 def step(network: nn.Module, image: Tensor) -> None:
@@ -62,7 +62,7 @@ def peak(network: nn.Module, image: Tensor) -> int:
 def measured(skips: str, batch: int, size: int, device: str) -> dict[str, float]:
     """Parameters, GMAC an image, and memory in MiB of one kind of skips."""
     torch.manual_seed(0)
-    network = unet_v2_with(skips).to(device)  # type: ignore[arg-type]
+    network = unet_v2_with(skips, encoder=ENCODER).to(device)  # type: ignore[arg-type]
     gmac = count_macs(network.eval(), torch.rand(1, 3, size, size, device=device)) / 1e9
     network.train()
     # What torch and its libraries take once is no part of the comparison.

@@ -51,13 +51,17 @@ SHARED = {
 RACED = {
     "chest CT, compact, 3D": Raced(chest_ct.network, (1, *chest_ct.WINDOW)),
     "chest CT, published, 2D": Raced(lambda: chest_ct.network("published", spatial_dims=2), (1, 256, 256), "vgg13_bn"),
-    "YOLO-Med, compact": Raced(yolo_med.network, (3, 320, 320), "tu-cspdarknet53"),
+    "YOLO-Med on half of CSPDarknet53": Raced(
+        lambda: yolo_med.network(encoder="cspdarknet53"), (3, 320, 320), "tu-cspdarknet53"
+    ),
     "YOLO-Med, published": Raced(lambda: yolo_med.network("published"), (3, 640, 640), "tu-cspdarknet53"),
-    "breast ultrasound, compact": Raced(breast_ultrasound.network, (3, 256, 256), "tu-efficientnet_b0"),
+    "breast ultrasound on EfficientNet-B0": Raced(
+        lambda: breast_ultrasound.network(encoder="efficientnet_b0"), (3, 256, 256), "tu-efficientnet_b0"
+    ),
     "breast ultrasound, published": Raced(
         lambda: breast_ultrasound.network("published"), (3, 256, 256), "tu-efficientnet_b4"
     ),
-    "U-Net v2, compact": Raced(unet_v2.network, (3, 352, 352), "tu-pvt_v2_b0"),
+    "U-Net v2 on PVTv2-B0": Raced(lambda: unet_v2.network(encoder="pvt_v2_b0"), (3, 352, 352), "tu-pvt_v2_b0"),
     "U-Net v2, published": Raced(lambda: unet_v2.network("published"), (3, 352, 352), "tu-pvt_v2_b2"),
     "Res-MTNet, published": Raced(lambda: res_mtnet.network("published"), (3, 64, 64), "resnet18"),
 }

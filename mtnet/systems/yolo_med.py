@@ -14,9 +14,9 @@ both are pooled to a grid of 10 x 10 cells a level for the transformer layer, wh
 starts at 0 (see ``CrossScaleInteraction``); ``interaction="same_scale"`` lets levels of one stride alone exchange.
 SimOTA assignment, CIoU and BCE weighted as in YOLOX; BCE and Dice of the mask; weights 1 : 1, or learned. The longer
 side is 640, the rest padded to 32. ``published`` has 26,617,184 parameters in the encoder, 2,624,512 in the pooling,
-2,231,296 in the pyramid, 7,088,658 in the head for one class; ``compact`` is the same network with the encoder at half
-and the neck at 3/8 of the width, at 320 (a twentieth of the work), with group norm, since it trains on few images at a
-time.
+2,231,296 in the pyramid, 7,088,658 in the head for one class. ``compact`` is for training from nothing on few images:
+the small CSPDarknet of YOLOv5 (timm's ``cs3darknet_s``; in 3D CSPDarknet53 at half its width with group norm), neck and
+heads 96 wide with group norm, attention heads 32 wide as in ``published``, at 320.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ DETECTION = OutputSpec("lesions", "boxes", (POLYP,), STRIDES, "sigmoid", thresho
 
 def network(
     variant: Variant = "compact",
-    encoder: str = "cspdarknet53",
+    encoder: str | None = None,
     interaction: str = "cross_scale",
     head: Literal["decoupled", "coupled"] = "decoupled",
     neck: Literal["fpn", "pan"] = "fpn",
@@ -68,7 +68,8 @@ def network(
 
     Args:
         variant: ``compact`` (what the bundle's weights fit) or ``published`` (the paper's widths, batch norm).
-        encoder: ``cspdarknet53``, or another of ``mtnet.nets.ENCODERS`` with levels at strides 8, 16 and 32.
+        encoder: ``cspdarknet53``, another of ``mtnet.nets.ENCODERS``, or of timm in 2D, with levels at strides 8, 16
+            and 32; by default the variant's own.
         interaction: ``cross_scale``, ``same_scale`` or ``none``; a single task has none.
         head: ``decoupled`` (class apart from box and IoU) or ``coupled``.
         neck: ``fpn``, or ``pan`` with a second way, from fine to coarse.
@@ -77,7 +78,7 @@ def network(
         tasks: branches to build.
         labels: kinds of lesion that boxes tell apart, by name; the mask is of all of them.
         dropout: before every head.
-        pretrained: start the encoder from ImageNet weights (2D, ``published`` or another encoder).
+        pretrained: start the encoder from ImageNet weights (2D, an encoder that has them).
         outputs, layout: see ``MultiTaskNet``.
 
     Raises:
@@ -102,8 +103,9 @@ def network(
     if not tasks or not set(tasks) <= set(TASKS):
         raise ValueError(f"tasks is {list(tasks)}; expected some of {', '.join(TASKS)}.")
     widths = _WIDTHS[variant]
-    narrow = widths.encoder if encoder == "cspdarknet53" else {}
-    trunk: Any = make_encoder(encoder, spatial_dims, in_channels, pretrained=pretrained, **narrow)
+    name = encoder or ("cs3darknet_s" if variant == "compact" and spatial_dims == 2 else "cspdarknet53")
+    narrow = widths.encoder if name == "cspdarknet53" else {}
+    trunk: Any = make_encoder(name, spatial_dims, in_channels, pretrained=pretrained, **narrow)
     norm = widths.norm
     pooling = SPP(spatial_dims, trunk.channels, trunk.strides, norm=norm)
     pyramid: Any = necks[neck](
@@ -131,6 +133,7 @@ def network(
             {task: (widths.neck,) * len(STRIDES) for task in branches},
             dict.fromkeys(branches, STRIDES),
             width=widths.neck,
+            heads=widths.neck // _HEAD_WIDTH,
             feedforward=4 * widths.neck,
         )
     return MultiTaskNet(
@@ -206,6 +209,8 @@ class _Widths:
     norm: str
 
 
+_HEAD_WIDTH = 32
+"""Of a head of the attention."""
 _WIDTHS = {
     "compact": _Widths({"norm": "group", "width": 16}, 96, (64, 32, 16, 8), "group"),
     "published": _Widths({}, 256, (128, 64, 32, 16), "batch"),

@@ -97,7 +97,7 @@ def test_parts_that_join_others_are_named_by_them():
     assert told.neck is not None and told.neck.made_by == "SPP + FPN"
     assert told.tasks["segmentation"].head.made_by == "YOLOSegmentationDecoder + SegmentationHead"
     with torch.device("meta"):
-        assert outline(unet_v2.network(), (3, 64, 64)).encoder.made_by == "timm pvt_v2_b0"
+        assert outline(unet_v2.network(), (3, 64, 64)).encoder.made_by == "timm cs3darknet_s"
 
 
 def test_a_size_that_the_network_does_not_take_is_an_error_that_names_one_that_it_does():

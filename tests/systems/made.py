@@ -37,8 +37,10 @@ def truth(system: str) -> dict[str, Any]:
     mask = torch.zeros(2, 1, *SIZES[system])
     mask[0, :, 16:48, 24:56] = 1
     # One object for each of the detection head's levels, so that all of them learn.
-    sizes = torch.tensor([[15.5, 23.5, 47.5, 55.5], [31.5, 63.5, 47.5, 79.5], [-0.5, -0.5, 7.5, 7.5]])
-    box = {"box_index": sizes, "label": torch.tensor([0, 0, 0])}
+    sizes = torch.tensor(
+        [[-0.5, 15.5, 63.5, 79.5], [15.5, 23.5, 47.5, 55.5], [31.5, 63.5, 47.5, 79.5], [-0.5, -0.5, 7.5, 7.5]]
+    )
+    box = {"box_index": sizes, "label": torch.zeros(4, dtype=torch.long)}
     none = {"box_index": torch.zeros(0, 4), "label": torch.zeros(0, dtype=torch.long)}
     return {
         "unet_v2": {"pred": mask},
