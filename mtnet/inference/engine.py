@@ -14,7 +14,7 @@ from mtnet.inference.grids import TargetMap
 from mtnet.inference.memory import ActivationMeter, Memory, is_out_of_memory
 from mtnet.inference.mergers import MERGERS, Job, Merger, merger_of
 from mtnet.inference.plan import Outputs, Plan
-from mtnet.inference.runtimes import EagerPass, Network, Pass, module_of, prepare
+from mtnet.inference.runtimes import EagerPass, Network, Pass, filled, module_of, prepare
 from mtnet.inference.sink import Place
 from mtnet.inference.windows import lay_windows
 from mtnet.structures import OutputSpec
@@ -177,8 +177,16 @@ class _Windows:
     def _passed_and_prepared(self) -> tuple[range, dict[str, Any]]:
         """One pass: its windows, and what each merger needs of it, by kind."""
         windows = self._windows(self._next)
-        tensors = self._checked(self._pass(self._feeder.batch(windows), self._at_once()))
-        return windows, self._prepared(windows, tensors)
+        return windows, self._prepared(windows, self._passed(windows))
+
+    def _passed(self, windows: range) -> Mapping[str, Tensor]:
+        """The network's tensors of these windows. On a CPU none of several windows is passed alone: torch has other
+        kernels there for one than for more, so that what stands beside a window would show in its answers."""
+        batch, at_once = self._feeder.batch(windows), self._at_once()
+        if len(windows) > 1 or at_once == 1 or self._device.type != "cpu":
+            return self._checked(self._pass(batch, at_once))
+        tensors = self._checked(self._pass(filled(batch, 2), at_once))
+        return {name: tensor[:1] for name, tensor in tensors.items()}
 
     def _checked(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         missing = [name for spec in self._net.outputs for name in spec.tensor_names if name not in tensors]

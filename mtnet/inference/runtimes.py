@@ -106,16 +106,9 @@ class EagerPass:
         self._precision, self._device = precision, torch.device(device).type
 
     def __call__(self, windows: Tensor, at_once: int, /) -> Mapping[str, Tensor]:
-        """Pass as many windows as there are; on a CPU never one alone where batches are larger.
-
-        Torch has other kernels there for one window than for several, and sums in another order: what stands beside a
-        window in its batch would show in its answers.
-        """
-        lone = self._device == "cpu" and len(windows) == 1 < at_once
+        """Pass as many windows as there are."""
         with autocast(self._precision, self._device):
-            if not lone:
-                return self._net(windows)
-            return {name: tensor[:1] for name, tensor in self._net(filled(windows, 2)).items()}
+            return self._net(windows)
 
 
 class CompiledPass:
