@@ -228,8 +228,8 @@ def label_of(answer: Answer, folder: Path) -> tuple[np.ndarray[Any, Any], np.nda
 
 
 def assert_alike(told: Any, expected: Any, where: str = "answer") -> None:
-    """Two JSON values are equal, but for what names lesions by source and model and for the last digit of a number: the
-    processes that worked it out may have summed with other numbers of threads."""
+    """Two JSON values are equal, but for what names lesions by source and model and for the last digits of a number, in
+    which two processes have been seen to differ."""
     if isinstance(expected, Mapping):
         assert told.keys() == expected.keys(), where
         for name in expected.keys() - {"tracking_uid"}:
