@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +51,22 @@ def started_from(network: nn.Module, weights: str | None, manifest: str | None =
     network.load_state_dict(fitting, strict=False)
     new = [name for name in own if name not in fitting]
     if new:
-        _LOG.info("new, since %s has nothing that fits: %s", path.name, ", ".join(new))
+        _LOG.info("new, since %s has nothing that fits: %s", path.name, ", ".join(_modules(new, own)))
     if unused := [name for name in found if name not in own]:
-        _LOG.info("not used of %s: %s", path.name, ", ".join(unused))
+        _LOG.info("not used of %s: %s", path.name, ", ".join(_modules(unused, found)))
     return network
+
+
+def _modules(names: Iterable[str], state: Iterable[str]) -> list[str]:
+    """Tensors of a state, those of a module that are all among them told as the module."""
+    chosen = list(names)
+    others = {prefix for name in set(state) - set(chosen) for prefix in accumulate(name.split("."), "{}.{}".format)}
+    return list(
+        dict.fromkeys(
+            next(prefix for prefix in accumulate(name.split("."), "{}.{}".format) if prefix not in others)
+            for name in chosen
+        )
+    )
 
 
 def class_counts(

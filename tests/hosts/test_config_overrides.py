@@ -267,7 +267,7 @@ def test_fine_tuning_on_one_s_own_labels_is_one_command_and_the_bundle_answers_i
     parser = config(name, "train", {**changes, "labels": own, "initial_weights": str(tmp_path / "first.pt")})
     with caplog.at_level("INFO", logger="mtnet"):
         parser.get_parsed_content("train#trainer").run()
-    assert "new, since first.pt has nothing that fits: branches.classification.head" in caplog.text
+    assert "new, since first.pt has nothing that fits: branches.classification\n" in caplog.text
     published = read_state(tmp_path / "models" / "model.pt")
     parameters = dict(first.named_parameters())
     kept = [key for key, tensor in published.items() if key in parameters and parameters[key].shape == tensor.shape]
