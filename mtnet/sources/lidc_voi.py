@@ -26,6 +26,8 @@ ABOUT = About(
     url="https://doi.org/10.7937/K9/TCIA.2015.LO9QL9SX",
 )
 LOW_SUSPICION, HIGH_SUSPICION = "low_reader_suspicion", "high_reader_suspicion"
+PLACE_FROM_MASK = "place_from_mask"
+"""Flag of a nodule whose place in the table lies outside of its own crop: its mask tells the place."""
 _INDETERMINATE = 3
 _NUMBERS = {
     "diameter_mm": "diameter_mm",
@@ -56,7 +58,8 @@ def read(root: Path, problems: Problems, out: Path) -> Found:
 
     The crops' ``affine`` is RAS+ (NIfTI's); their voxels keep order and value. Class: ``reader_rating`` above 3 is
     ``high_reader_suspicion``, below 3 ``low_reader_suspicion``, 3 has none. The group is the patient. Values named
-    ``crop_...`` say how the crop was cut; its size tells the nodule's, so they are no input.
+    ``crop_...`` say how the crop was cut; its size tells the nodule's, so they are no input. A nodule whose place in
+    the table lies outside of its crop is where its mask is, and flagged.
 
     Args:
         root: the set's folder.
@@ -121,6 +124,14 @@ def _draft(path: Path, row: Mapping[str, str], out: Path, problems: Problems) ->
         return None
     geometry = crop.image.geometry
     box = _extent(crop.mask.array[0])
+    flags: tuple[str, ...] = ()
+    if any(
+        not -0.5 <= at < size - 0.5 for at, size in zip(geometry.lps_mm_to_index(centre), geometry.shape, strict=True)
+    ):
+        flags = (PLACE_FROM_MASK,)
+        middle = [(low + high) / 2 for low, high in zip(box[:3], box[3:], strict=True)]
+        x, y, z = (round(float(v), 4) for v in geometry.index_to_lps_mm(middle))
+        centre = x, y, z
     rating = values.get("reader_rating")
     indeterminate = rating is None or rating == _INDETERMINATE
     spacing = geometry.spacing_mm
@@ -136,6 +147,7 @@ def _draft(path: Path, row: Mapping[str, str], out: Path, problems: Problems) ->
         image_class=None if indeterminate else HIGH_SUSPICION if (rating or 0) > _INDETERMINATE else LOW_SUSPICION,
         values=values,
         centre_lps_mm=centre,
+        flags=flags,
         group=row["patient_id"],
     )
 

@@ -70,6 +70,17 @@ def test_a_crop_becomes_nifti_with_the_same_voxels_at_the_same_place_in_the_pati
     np.testing.assert_allclose(sample.centre_lps_mm, centre, atol=1e-4)
 
 
+def test_a_nodule_whose_place_in_the_table_is_not_in_its_crop_is_where_its_mask_is_and_flagged(tmp_path):
+    root = lidc(tmp_path / "lidc")
+    lines = (root / "index.csv").read_text().splitlines()
+    told = lines[2].split(",")
+    told[4] = str(float(told[4]) + 30)
+    (root / "index.csv").write_text("\n".join([*lines[:2], ",".join(told), *lines[3:], ""]))
+    found = prepared("lidc_voi", root).manifest.samples
+    assert [sample.flags for sample in found] == [(), ("place_from_mask",), ()]
+    np.testing.assert_allclose(found[1].centre_lps_mm, found[0].centre_lps_mm, atol=1e-3)
+
+
 def test_a_crop_has_the_box_of_its_mask_in_index_space_and_in_the_patient(tmp_path):
     sample = prepared("lidc_voi", lidc(tmp_path / "lidc")).manifest.samples[0]
     assert sample.boxes == ((2.5, 1.5, 0.5, 6.5, 7.5, 2.5),)
