@@ -52,6 +52,23 @@ def fold_temperatures(network: MultiTaskNet, temperatures: Mapping[str, float]) 
             heads[name].linear.bias[:values] /= temperature
 
 
+def note_digest(metadata: Path, name: str, digest: str) -> None:
+    """Put the SHA-256 of weights where ``weights_sha256`` of theirs stands in the metadata.
+
+    Raises:
+        ValueError: nothing is said of weights by that name; what they are is written by hand.
+    """
+    text = metadata.read_text("utf-8")
+    told = json.loads(text)
+    if name != "model.pt":
+        told = told.get("other_weights", {}).get(name, {})
+    if "weights_sha256" not in told:
+        where = "its top level" if name == "model.pt" else f"other_weights#{name}"
+        raise ValueError(f'{metadata}: no weights_sha256 at {where}; write "weights_sha256": "{name}" there first.')
+    with atomic_path(metadata) as path:
+        path.write_text(text.replace(f'"{told["weights_sha256"]}"', f'"{digest}"', 1), encoding="utf-8")
+
+
 def publish(trained: Path, bundle: Path, name: str) -> dict[str, Any]:
     """Put the weights of a training's folder into a bundle as ``models/NAME``; what was fitted, for the card."""
     target = bundle / "models" / name
@@ -68,6 +85,8 @@ def publish(trained: Path, bundle: Path, name: str) -> dict[str, Any]:
         fold_temperatures(network, fitted.temperatures)
     save_state(network, target)
     calibration_file(target).unlink(missing_ok=True)
+    digest = hashlib.sha256(target.read_bytes()).hexdigest()
+    note_digest(bundle / "configs" / "metadata.json", name, digest)
 
     features: dict[str, Any] = {}
     ready = Predictor.from_bundle(bundle, weights=target)
@@ -76,18 +95,6 @@ def publish(trained: Path, bundle: Path, name: str) -> dict[str, Any]:
     told = {} if fitted is None else {**fitted.fitted_on, "by": dict(fitted.temperatures)}
     write_calibration(replace(found, temperatures={}, fitted_on={**found.fitted_on, "folded": told}), target)
 
-    digest = hashlib.sha256(target.read_bytes()).hexdigest()
-    if name == "model.pt":
-        metadata = bundle / "configs" / "metadata.json"
-        text = metadata.read_text("utf-8")
-        before = json.loads(text).get("weights_sha256")
-        if before is None:
-            key = '"weights_licence"'
-            text = text.replace(key, f'"weights_sha256": "{digest}",\n    {key}', 1)
-        else:
-            text = text.replace(before, digest)
-        with atomic_path(metadata) as path:
-            path.write_text(text, encoding="utf-8")
     shutil.copyfile(trained / "curve.png", bundle / "docs" / f"{target.stem}_training.png")
     size = sum(file.stat().st_size for file in target.parent.iterdir())
     if size > LARGEST_BYTES:

@@ -41,7 +41,7 @@ def assemble(
     tasks: Sequence[str] | None = None,
     fast: bool = False,
     trust_bundle: bool = False,
-    weights: Path | None = None,
+    weights: str | Path | None = None,
     runtime: Runtime = "eager",
     half: bool = False,
     memory_limit_bytes: int | None = None,
@@ -58,7 +58,7 @@ def assemble(
     from mtnet.nets import load_state
 
     where = _device(device)
-    bundle = replace(Bundle.read(folder), given_weights=weights)
+    bundle = Bundle.read(folder).with_weights(weights)
     model, domain = bundle.model_info(), bundle.input_domain()
     build = _trusted_builder(bundle) if trust_bundle else bundle.build
     network = build("network_def")

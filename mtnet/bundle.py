@@ -12,7 +12,7 @@ import hashlib
 import importlib
 import json
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,7 @@ class BundleError(ValueError):
 @dataclass(frozen=True, slots=True)
 class Bundle:
     """A bundle folder, its metadata and its inference config, as plain data; with ``given_weights`` in place of its own
-    where there are such."""
+    where there are such (``with_weights``)."""
 
     folder: Path
     metadata: dict[str, Any]
@@ -100,6 +100,47 @@ class Bundle:
             if not isinstance(metadata.get(key), str):
                 raise BundleError(f"{folder / 'configs' / 'metadata.json'}: '{key}' is missing or no text.")
         return cls(folder, metadata, _read_object(folder / "configs" / "inference.json"))
+
+    def with_weights(self, weights: str | Path | None) -> Bundle:
+        """The bundle with other weights in place of its own.
+
+        ``other_weights`` of the metadata offers some: file name in ``models`` to what holds of them in place of what
+        the metadata say (``weights_sha256``, ``training_data``, ``weights_licence``, ``input_domain``...) and, as
+        ``config``, ids of the inference config (``labels``). Whatever file has that SHA-256 is known as such.
+
+        Args:
+            weights: a file, or the name of one that the bundle offers; None for its own.
+
+        Raises:
+            BundleError: the file by that name is not the one that was published.
+        """
+        if weights is None:
+            return self
+        path, offered = Path(weights), self.other_weights()
+        by_name = str(weights) in offered and not path.is_file()
+        path = self.folder / "models" / path if by_name else path
+        digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+        told = next((entry for entry in offered.values() if entry.get("weights_sha256") == digest), None)
+        if by_name and digest is not None and told is None:
+            raise BundleError(f"{path}: SHA-256 is {digest}, but metadata.json says another. Fetch the bundle again.")
+        if told is None:
+            return replace(self, given_weights=path)
+        metadata = {**self.metadata, **{key: value for key, value in told.items() if key != "config"}}
+        return replace(self, given_weights=path, metadata=metadata, config={**self.config, **told.get("config", {})})
+
+    def other_weights(self) -> dict[str, dict[str, Any]]:
+        """What the metadata say of further weights, by file name.
+
+        Raises:
+            BundleError: it is no object of objects.
+        """
+        offered = self.metadata.get("other_weights", {})
+        entries = [offered, *offered.values()] if isinstance(offered, dict) else [offered]
+        entries += [entry.get("config", {}) for entry in entries[1:] if isinstance(entry, dict)]
+        if not all(isinstance(entry, dict) for entry in entries):
+            file = self.folder / "configs" / "metadata.json"
+            raise BundleError(f"{file}: other_weights is no object of objects; expected a file's name to what it is.")
+        return dict(offered)
 
     @property
     def weights(self) -> Path:
@@ -128,10 +169,11 @@ class Bundle:
             BundleError: the weights are missing, or are neither the published nor the locally trained ones.
         """
         if not self.weights.is_file():
+            offered = ", ".join(self.other_weights()) or "none by name"
             why = (
                 "the bundle has no weights. Fetch them or train the bundle"
                 if not self.given_weights
-                else "no such file"
+                else f"no such file. Beside its own weights the bundle offers {offered}"
             )
             raise BundleError(f"{self.weights} is missing: {why}.")
         digest = hashlib.sha256(self.weights.read_bytes()).hexdigest()

@@ -21,6 +21,16 @@ of it is the size for which the work is told."""
 
 
 @dataclass(frozen=True, slots=True)
+class OtherWeights:
+    """Weights that a bundle offers beside its own: file in ``models``, terms, what they were trained on, scores."""
+
+    name: str
+    licence: str
+    training_data: str
+    scores: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class BundleCard:
     """A bundle in figures.
 
@@ -35,6 +45,7 @@ class BundleCard:
         weights_licence: their terms, empty where there are none.
         training_data: what they were trained on.
         scores: ``eval_metrics`` of the metadata (MONAI's bundle specification), empty where none are told.
+        other_weights: name, terms, training data and scores of further weights in ``models``.
         input_domain: modalities and colour in words.
     """
 
@@ -48,6 +59,7 @@ class BundleCard:
     weights_licence: str
     training_data: str
     scores: Mapping[str, float]
+    other_weights: tuple[OtherWeights, ...]
     input_domain: str
 
     def to_dict(self) -> dict[str, Any]:
@@ -69,6 +81,15 @@ class BundleCard:
             "weights_licence": self.weights_licence,
             "training_data": self.training_data,
             "scores": dict(self.scores),
+            "other_weights": [
+                {
+                    "name": other.name,
+                    "weights_licence": other.licence,
+                    "training_data": other.training_data,
+                    "scores": dict(other.scores),
+                }
+                for other in self.other_weights
+            ],
         }
 
 
@@ -104,9 +125,19 @@ def read_card(folder: Path) -> BundleCard:
         _weights_state(bundle),
         str(bundle.metadata.get("weights_licence", "")),
         str(bundle.metadata.get("training_data", "unknown")),
-        {str(name): float(value) for name, value in bundle.metadata.get("eval_metrics", {}).items()},
+        _scores(bundle.metadata),
+        tuple(
+            OtherWeights(
+                name, str(told.get("weights_licence", "")), str(told.get("training_data", "unknown")), _scores(told)
+            )
+            for name, told in bundle.other_weights().items()
+        ),
         words,
     )
+
+
+def _scores(metadata: Mapping[str, Any]) -> dict[str, float]:
+    return {str(name): float(value) for name, value in metadata.get("eval_metrics", {}).items()}
 
 
 def diagram_title(card: BundleCard) -> str:

@@ -118,7 +118,7 @@ class Predictor:
         tasks: Sequence[str] | None = None,
         fast: bool = False,
         trust_bundle: bool = False,
-        weights: Path | None = None,
+        weights: str | Path | None = None,
         runtime: Runtime = "eager",
         half: bool = False,
         memory_limit_bytes: int | None = None,
@@ -132,7 +132,7 @@ class Predictor:
             tasks: branches to run; all by default.
             fast: no overlap and the half precision that the device does well.
             trust_bundle: hand the config to MONAI's parser, which runs whatever it says.
-            weights: a state dict in place of the bundle's own.
+            weights: a state dict in place of the bundle's own: a file, or the name of one that the bundle offers.
             runtime: what passes windows through the network; see ``mtnet.inference.runtimes``.
             half: the half precision that device and runtime do well, float32 where they do none well.
             memory_limit_bytes: that the engine may take on the device beyond what is taken already.

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mtnet.cli.infer import FAST_HELP, mebibytes
+from mtnet.cli.infer import FAST_HELP, WEIGHTS_HELP, mebibytes
 from mtnet.cli.terminal import plain, progress_bar
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("source", metavar="SOURCE", help=what)
     parser.add_argument("out", type=Path, metavar="OUT", help="folder for the results, made where it is missing")
     parser.add_argument("--bundle", required=True, metavar="NAME|DIR", help="bundle, by name or folder")
+    parser.add_argument("--weights", metavar="FILE", help=WEIGHTS_HELP)
     parser.add_argument("--server", metavar="URL", help="dicomweb+http://HOST/dicom-web that holds a list's UIDs")
     parser.add_argument("--depth", type=_count, default=1, metavar="N", help="folders down to a study (default: 1)")
     store = "also store the DICOM results on a server, dicomweb+http://HOST/dicom-web"
@@ -110,6 +111,7 @@ def run(args: argparse.Namespace) -> int:
     bundle = find_bundle(args.bundle)
     settings = Settings(
         bundle=str(bundle.resolve()),
+        weights=str(Path(args.weights).resolve()) if args.weights and Path(args.weights).is_file() else args.weights,
         device=args.device,
         tasks=tuple(args.tasks.split(",")) if args.tasks else None,
         fast=args.fast,

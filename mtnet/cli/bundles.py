@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mtnet.cli.terminal import plain
 
 if TYPE_CHECKING:
-    from mtnet.bundle_card import BundleCard
+    from mtnet.bundle_card import BundleCard, OtherWeights
 
 
 def add_parser(commands: Any) -> None:
@@ -63,12 +64,21 @@ def card_lines(card: BundleCard) -> list[tuple[str, str]]:
         "missing": "none yet; train the bundle",
         "changed": "neither the published ones nor trained here: they will be refused",
     }.get(card.weights, f"{card.weights}, trained on {card.training_data}, licence {card.weights_licence or 'unknown'}")
-    scores = ", ".join(f"{name} {value:.4g}" for name, value in card.scores.items())
     return [
         ("task", card.task),
         ("tasks", ", ".join(card.outline.tasks)),
         ("input", f"{card.input_domain}; {what} of {size}, {card.outline.image[0]} channel(s)"),
         ("network", f"{card.outline.parameters:,} parameters, {card.outline.macs / 1e9:.3f} GMAC for one {what}"),
         ("weights", weights),
-        ("scores", scores or "none told"),
+        ("scores", _scores(card.scores) or "none told"),
+        *(("other", _offered(other)) for other in card.other_weights),
     ]
+
+
+def _offered(other: OtherWeights) -> str:
+    scores = _scores(other.scores) or "no scores told"
+    return f"--weights {other.name}, trained on {other.training_data}, licence {other.licence or 'unknown'}; {scores}"
+
+
+def _scores(scores: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in scores.items())

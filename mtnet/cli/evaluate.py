@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mtnet.cli.infer import TTA_HELP
+from mtnet.cli.infer import TTA_HELP, WEIGHTS_HELP
 from mtnet.cli.terminal import plain, progress_bar
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("bundle", metavar="BUNDLE", help="bundle, by name or folder")
     parser.add_argument("manifest", type=Path, metavar="MANIFEST", help="manifest.json of mtnet prepare")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder for the results, made where it is missing")
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="state dict in place of the bundle's own weights")
+    parser.add_argument("--weights", metavar="FILE", help=WEIGHTS_HELP)
     parser.add_argument(
         "--split", choices=("train", "val", "test", "all"), default="test", help="samples to score (default: test)"
     )
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate, write the files and print the scores."""
     import json
 
-    from mtnet.bundle import find_bundle
+    from mtnet.bundle import Bundle, find_bundle
     from mtnet.evaluation import files
     from mtnet.evaluation.crop_baselines import crop_baselines
     from mtnet.evaluation.pictures import WorstMasks
@@ -129,7 +129,7 @@ def run(args: argparse.Namespace) -> int:
         _print(evaluated, summary)
         print(f"\nwritten to {args.out}: {', '.join(written)}")
     if args.store:
-        _store(evaluated, predictor, features, args.weights or folder / "models" / "model.pt")
+        _store(evaluated, predictor, features, Bundle.read(folder).with_weights(args.weights).weights)
     if REPORT_FILE not in written:
         print("no report.html: its plots need matplotlib; pip install 'mtnet[report]'.", file=sys.stderr)
     for one in evaluated.refused:

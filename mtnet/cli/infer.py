@@ -17,6 +17,10 @@ FAST_HELP = (
     "half of the network's time, Dice 0.88 in place of 0.90 (python -m benchmarks.fast_mode --count 2)"
 )
 
+WEIGHTS_HELP = (
+    "state dict in place of the bundle's own weights: a file, or the name of one that `mtnet bundles` lists under other"
+)
+
 TTA_HELP = (
     "test-time augmentation: ask about the image mirrored along these axes too (i, ij, ijk: columns, rows, slices) and "
     "average; boxes are fused; twice the time for each axis. Ultrasound is never upside down: i"
@@ -45,6 +49,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("path", metavar="PATH", help=what)
     parser.add_argument("out", type=Path, metavar="OUT", help="folder for the results, made where it is missing")
     parser.add_argument("--bundle", required=True, metavar="NAME|DIR", help="bundle, by name or folder")
+    parser.add_argument("--weights", metavar="FILE", help=WEIGHTS_HELP)
     parser.add_argument("--series", metavar="UID", help="take this series, whatever the series rule says")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1... (default: auto)")
     parser.add_argument("--tasks", metavar="A,B", help="tasks to run, such as detection,segmentation (default: all)")
@@ -133,6 +138,7 @@ def _answer(path: Path, args: argparse.Namespace) -> int:
     write = WriteOptions(check_seg_kind(args.seg), capture=not args.no_capture, page=args.page)
     predictor = Predictor.from_bundle(
         find_bundle(args.bundle),
+        weights=args.weights,
         device=args.device,
         tasks=args.tasks.split(",") if args.tasks else None,
         fast=args.fast,

@@ -46,7 +46,8 @@ class BundleWeights:
     Args:
         bundle_root: the bundle.
         network: that the evaluator runs.
-        weights: load this file in place of the bundle's own; nobody vouches for it then.
+        weights: load this file in place of the bundle's own, or the one of this name that it offers; nobody vouches for
+            a file then.
     """
 
     def __init__(self, bundle_root: str, network: MultiTaskNet, weights: str | None = None) -> None:
@@ -64,18 +65,12 @@ class BundleWeights:
         """Load them.
 
         Raises:
-            BundleError: there is no such bundle, or its weights are missing or not its own.
-            FileNotFoundError: the file of weights does not exist.
+            BundleError: there is no such bundle, or its weights are missing, not its own, or for other labels.
             ValueError: the weights do not fit the network.
         """
-        if self.weights is None:
-            _, calibration = _load_weights(self.network, Bundle.read(self.bundle_root))
-            if calibration is not None:
-                calibration.apply(self.network)
-        else:
-            from mtnet.nets import load_state
-
-            load_state(self.network, Path(self.weights))
+        _, calibration = _load_weights(self.network, Bundle.read(self.bundle_root).with_weights(self.weights))
+        if calibration is not None:
+            calibration.apply(self.network)
 
 
 class StudyRun:
@@ -85,9 +80,11 @@ class StudyRun:
         bundle_root: the bundle; its weights are loaded and checked.
         network, preprocessing, inferer: as the config made them, overrides included.
         device: where to run.
+        weights: as ``BundleWeights``.
 
     Raises:
-        BundleError: there is no such bundle, its input domain is not valid, or its weights are missing or not its own.
+        BundleError: there is no such bundle, its input domain is not valid, or its weights are missing, not its own, or
+            for other labels than the network has.
         ValueError: the weights do not fit the network.
     """
 
@@ -98,8 +95,9 @@ class StudyRun:
         preprocessing: Transform,
         inferer: MultiTaskInferer,
         device: str = "cpu",
+        weights: str | None = None,
     ) -> None:
-        bundle = Bundle.read(Path(bundle_root))
+        bundle = Bundle.read(Path(bundle_root)).with_weights(weights)
         model, calibration = _load_weights(network, bundle)
         self.predictor = Predictor(network, preprocessing, inferer, model, device, bundle.input_domain(), calibration)
 
@@ -140,6 +138,10 @@ def _load_weights(network: MultiTaskNet, bundle: Bundle) -> tuple[ModelInfo, Cal
     from mtnet.nets import load_state
 
     model = bundle.model_info()
+    names, own = bundle.config.get("labels"), {label.name for spec in network.outputs for label in spec.labels}
+    if bundle.given_weights is not None and names is not None and not own.issuperset(names):
+        told = ", ".join(sorted(own))
+        raise BundleError(f"{bundle.weights.name} is for labels {names}, the network has {told}; override labels.")
     load_state(network, bundle.weights)
     return model, read_calibration(bundle.weights, model.weights_sha256)
 

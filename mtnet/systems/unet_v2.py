@@ -43,6 +43,9 @@ SUPERVISION = (1.0, 0.5, 0.25, 0.125)
 """Weights of the four answers, finest first (the recipe for skin lesions); normalised to a sum of 1."""
 
 POLYP = Label(1, "polyp", (255, 170, 0), Code("41329004", "SCT", "Polyp"), Code("71854001", "SCT", "Colon"))
+SKIN_LESION = Label(
+    1, "skin lesion", (255, 170, 0), Code("95324001", "SCT", "Skin lesion"), Code("39937001", "SCT", "Skin")
+)
 SEGMENTATION = OutputSpec("pred", "dense", (POLYP,), (1,), "sigmoid")
 AUXILIARY = ("pred_aux_s2", "pred_aux_s4", "pred_aux_s8")
 """Answers of the coarser levels, which are given in training alone."""
@@ -75,8 +78,9 @@ def network(
         decoder: ``unet_v2``, or another of ``mtnet.nets.decoders.DECODERS`` to compare with.
         spatial_dims: 2, or 3 with an encoder that can.
         in_channels: of the image.
-        labels: what is outlined: one name (sigmoid), or several that exclude each other (softmax, behind a
-            background; train them with ``ce_dice``). Whole labels are taken as they are, a background among them.
+        labels: what is outlined, by default ``polyp``: one name (sigmoid), or several that exclude each other (softmax,
+            behind a background; train them with ``ce_dice``). ``polyp`` and ``skin lesion`` have codes. Whole labels
+            are taken as they are, a background among them.
         dropout: before every head.
         pretrained: start the encoder from ImageNet weights (2D).
         outputs, layout: see ``MultiTaskNet``.
@@ -104,7 +108,7 @@ def network(
     elif decoder in ("unet", "unetplusplus"):
         decoding["levels"] = 1 + len(AUXILIARY)
     skips: Any = make_decoder(decoder, spatial_dims, *levels, **decoding)
-    told = labels_of(labels, (POLYP,), 1)
+    told = labels_of((POLYP,) if labels is None else labels, (POLYP, SKIN_LESION), 1)
     if len(told) > 1 and told[0].value:
         told = (Label(0, "background"), *told)
     head = SegmentationHead(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from mtnet import __version__
+from mtnet.bundle import Bundle
 
 if TYPE_CHECKING:
     from mtnet.inference.runtimes import Runtime
@@ -27,12 +29,14 @@ class Settings:
 
     Args:
         bundle: its folder.
-        device, tasks, fast, half, runtime, memory_limit_bytes, trust_bundle: as ``Predictor.from_bundle`` takes them.
+        weights, device, tasks, fast, half, runtime, memory_limit_bytes, trust_bundle: as ``Predictor.from_bundle``
+            takes them.
         strict, repair, allow_outside: as ``ReadOptions``.
         seg, capture, page: as ``WriteOptions``.
     """
 
     bundle: str
+    weights: str | None = None
     device: str = "auto"
     tasks: tuple[str, ...] | None = None
     fast: bool = False
@@ -51,17 +55,21 @@ class Settings:
         """SHA-256 of what decides an answer beside the study: configs, weights and their calibration, options, version.
 
         Device and memory limit do not change an answer beyond rounding, so they are not in it.
+
+        Raises:
+            BundleError: the bundle or the weights that it offers are damaged.
         """
-        folder = Path(self.bundle)
+        bundle = Bundle.read(Path(self.bundle)).with_weights(self.weights)
+        beside = bundle.weights.parent.glob(f"{glob.escape(bundle.weights.name)}*")
         digest = hashlib.sha256()
-        for path in (*sorted((folder / "configs").glob("*.json")), *sorted((folder / "models").glob("model.pt*"))):
+        for path in (*sorted((bundle.folder / "configs").glob("*.json")), *sorted(beside)):
             digest.update(file_sha256(path) if path.is_file() else b"")
         options = {key: value for key, value in asdict(self).items() if key not in _NO_CHANGE}
         digest.update(json.dumps([__version__, options], sort_keys=True).encode())
         return digest.hexdigest()
 
 
-_NO_CHANGE = ("bundle", "device", "memory_limit_bytes")
+_NO_CHANGE = ("bundle", "weights", "device", "memory_limit_bytes")
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,6 +94,7 @@ def build(settings: Settings) -> Predictor:
 
     return Predictor.from_bundle(
         settings.bundle,
+        weights=settings.weights,
         device=settings.device,
         tasks=settings.tasks,
         fast=settings.fast,
