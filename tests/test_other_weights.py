@@ -72,7 +72,7 @@ def test_bundles_lists_them_with_terms_and_scores(offering, monkeypatch, capsys)
 
 def test_those_that_are_damaged_or_not_offered_are_refused(offering, tmp_path):
     (offering / "models" / "skin.pt").write_bytes(b"damaged")
-    with pytest.raises(BundleError, match="SHA-256 is .* says another"):
+    with pytest.raises(BundleError, match=r"SHA-256 is .* says another"):
         Predictor.from_bundle(offering, weights="skin.pt")
     with pytest.raises(BundleError, match=r"moles\.pt is missing.*offers skin\.pt"):
         Predictor.from_bundle(offering, weights="moles.pt")
