@@ -65,8 +65,9 @@ def note_digest(metadata: Path, name: str, digest: str) -> None:
     if "weights_sha256" not in told:
         where = "its top level" if name == "model.pt" else f"other_weights#{name}"
         raise ValueError(f'{metadata}: no weights_sha256 at {where}; write "weights_sha256": "{name}" there first.')
+    said, key = told["weights_sha256"], '"weights_sha256": '
     with atomic_path(metadata) as path:
-        path.write_text(text.replace(f'"{told["weights_sha256"]}"', f'"{digest}"', 1), encoding="utf-8")
+        path.write_text(text.replace(f'{key}"{said}"', f'{key}"{digest}"', 1), encoding="utf-8")
 
 
 def publish(trained: Path, bundle: Path, name: str) -> dict[str, Any]:
