@@ -100,6 +100,7 @@ class Route:
     """Series of a study that go to a bundle, and where the answers go.
 
     Args:
+        weights: in place of the bundle's own: a file, or the name of one that the bundle offers. Empty for its own.
         modality, body_part: of the series; a body part is one that BodyPartExamined (0018,0015) holds. Empty for any.
         minimum_slices, largest_angle_deg, excluded_image_types: of the series rule (``mtnet.io.select``); as it is,
             where they are left out.
@@ -111,6 +112,7 @@ class Route:
     name: str
     bundle: str
     destination: tuple[str, ...]
+    weights: str = ""
     modality: tuple[str, ...] = ()
     body_part: tuple[str, ...] = ()
     minimum_slices: int | None = None

@@ -49,9 +49,10 @@ class Node:
         except ImportError as error:
             raise ValueError(f"A DICOM node needs an extra ({error.name}): pip install 'mtnet[node]'.") from error
         self.config, self._lines = config, lines
-        bundles = {route.name: find_bundle(route.bundle).resolve() for route in config.route}
-        for folder in bundles.values():
-            Bundle.read(folder)
+        bundles = {
+            route.name: Bundle.read(find_bundle(route.bundle).resolve()).with_weights(route.weights or None)
+            for route in config.route
+        }
         pseudonyms = Pseudonyms(config.state)
         self._ledger = Ledger(config.state)
         recover(config, self._ledger, lines)

@@ -66,15 +66,16 @@ def _answer(task: dict[str, Any], predictors: dict[str, Any]) -> dict[str, Any]:
     from mtnet.results import check_seg_kind
     from mtnet.study_folder import WriteOptions, answer_studies
 
-    if task["bundle"] not in predictors:
-        predictors[task["bundle"]] = Predictor.from_bundle(task["bundle"], device=task["device"])
+    model = f"{task['bundle']} {task['weights']}"
+    if model not in predictors:
+        predictors[model] = Predictor.from_bundle(task["bundle"], weights=task["weights"], device=task["device"])
     if "input" not in task:
         return {"outcome": "loaded"}
     options = ReadOptions(**task["read"])
     options = replace(options, rule=replace(options.rule, **{k: _tuple(v) for k, v in task["rule"].items()}))
     out = Path(task["output"])
     write = WriteOptions(check_seg_kind(task["seg"]), capture=task["capture"])
-    outcomes = list(answer_studies(predictors[task["bundle"]], Path(task["input"]), out, options, write=write))
+    outcomes = list(answer_studies(predictors[model], Path(task["input"]), out, options, write=write))
     if all(one.written is None for one in outcomes):
         return _refused([one.refusal for one in outcomes])
     objects = sorted(path for one in outcomes if one.written for path in one.written.files if path.suffix == ".dcm")

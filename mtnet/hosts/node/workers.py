@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from mtnet.bundle import Bundle
 from mtnet.hosts.node.config import NodeConfig, Route
 from mtnet.hosts.node.intake import OBJECTS
 from mtnet.hosts.node.ledger import Ledger, Task
@@ -26,6 +27,12 @@ _LONGEST_PAUSE_S = 300.0
 
 class _DiedError(Exception):
     """The process ended in the middle of a task, or was ended because it took too long."""
+
+
+def _model(bundle: Bundle) -> dict[str, str | None]:
+    """What a worker loads."""
+    given = bundle.given_weights
+    return {"bundle": str(bundle.folder), "weights": None if given is None else str(given.resolve())}
 
 
 def _told(error: BaseException) -> str:
@@ -102,11 +109,11 @@ class Workers:
         config: of the node.
         ledger: the queue.
         lines, metrics: where it is told and counted.
-        bundles: folder by route.
+        bundles: by route.
     """
 
     def __init__(
-        self, config: NodeConfig, ledger: Ledger, lines: Lines, metrics: Metrics, bundles: dict[str, Path]
+        self, config: NodeConfig, ledger: Ledger, lines: Lines, metrics: Metrics, bundles: dict[str, Bundle]
     ) -> None:
         self._config, self._ledger, self._lines, self._metrics = config, ledger, lines, metrics
         self._routes = {route.name: route for route in config.route}
@@ -176,11 +183,11 @@ class Workers:
         """A process that has loaded every model."""
         process = _Process(max(1, (os.cpu_count() or 1) // self._config.workers))
         try:
-            for bundle in dict.fromkeys(self._bundles.values()):
-                what = {"bundle": str(bundle), "device": self._config.device}
+            for bundle in {(one.folder, one.weights): one for one in self._bundles.values()}.values():
+                what = {**_model(bundle), "device": self._config.device}
                 answer = process.ask(what, self._config.study_s, self._no_more)
                 if answer["outcome"] != "loaded":
-                    raise _DiedError(f"bundle {bundle.name} cannot be loaded: {answer.get('error')}")
+                    raise _DiedError(f"bundle {bundle.folder.name} cannot be loaded: {answer.get('error')}")
         except BaseException:
             process.end()
             raise
@@ -248,7 +255,7 @@ class Workers:
             "excluded_image_types": route.excluded_image_types,
         }
         return {
-            "bundle": str(self._bundles[route.name]),
+            **_model(self._bundles[route.name]),
             "device": self._config.device,
             "input": str(source),
             "output": str(work / "output"),

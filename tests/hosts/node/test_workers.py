@@ -15,6 +15,7 @@ from typing import ClassVar
 import pytest
 
 import mtnet.hosts.node.workers as module
+from mtnet.bundle import Bundle
 from mtnet.hosts.node.config import Retry
 from mtnet.hosts.node.ledger import Ledger, Received
 from mtnet.hosts.node.lines import Lines
@@ -67,7 +68,9 @@ def _place(tmp_path, monkeypatch):
     ledger.complete(0, [ROUTE])
     config = replace(node_config(tmp_path), retry=Retry(first_s=0.01, attempts=3))
     stream = io.StringIO()
-    workers = Workers(config, ledger, Lines(stream), Metrics(), {"chest": tmp_path})
+    workers = Workers(
+        config, ledger, Lines(stream), Metrics(), {"chest": Bundle(tmp_path, {}, {}, tmp_path / "own.pt")}
+    )
     yield ledger, workers, stream
     workers.stop(0)
     ledger.close()
@@ -104,6 +107,20 @@ def test_the_worker_sees_hard_links_to_the_files_of_the_route(place, tmp_path):
     workers.start()
     wait_for(lambda: state(ledger) == "aside", "it is refused")
     assert seen == [("0.dcm", (tmp_path / "objects" / "0.dcm").stat().st_ino)]
+
+
+def test_the_worker_is_told_the_bundle_of_the_route_and_its_weights(place, tmp_path):
+    ledger, workers, _ = place
+    asked = []
+
+    def look(what, stop):
+        asked.append((what["bundle"], what["weights"]))
+        return {"outcome": "refused", "codes": ["no_lungs"], "told": "There are none. (no_lungs)"}
+
+    Obedient.acts = [look]
+    workers.start()
+    wait_for(lambda: state(ledger) == "aside", "it is refused")
+    assert asked == [(str(tmp_path), str(tmp_path / "own.pt"))]
 
 
 def test_a_refusal_is_for_good_and_a_failure_is_tried_again(place):
@@ -192,7 +209,7 @@ def test_a_worker_process_ends_with_its_input():
 def test_a_bundle_that_cannot_be_loaded_is_told_by_a_worker():
     process = module._Process(1)
     try:
-        answer = process.ask({"bundle": "/nowhere", "device": "cpu"}, 200.0, threading.Event())
+        answer = process.ask({"bundle": "/nowhere", "weights": None, "device": "cpu"}, 200.0, threading.Event())
     finally:
         process.end()
     assert answer["outcome"] == "failed"
