@@ -69,7 +69,7 @@ def _node(place, pacs_port):
         bundle,
         DESTINATIONS.format(port=pacs_port),
         route='modality = "CT"',
-        node="quiet_s = 0.5",
+        node="quiet_s = 0.5\nstop_s = 120",
         retry=RETRY,
     )
     with running(config) as node:
