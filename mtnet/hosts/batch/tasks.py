@@ -59,10 +59,13 @@ class Settings:
         Raises:
             BundleError: the bundle or the weights that it offers are damaged.
         """
-        bundle = Bundle.read(Path(self.bundle)).with_weights(self.weights)
-        beside = bundle.weights.parent.glob(f"{glob.escape(bundle.weights.name)}*")
+        folder = Path(self.bundle)
+        weights = folder / "models" / "model.pt"
+        if self.weights is not None:
+            weights = Bundle.read(folder).with_weights(self.weights).weights
+        beside = weights.parent.glob(f"{glob.escape(weights.name)}*")
         digest = hashlib.sha256()
-        for path in (*sorted((bundle.folder / "configs").glob("*.json")), *sorted(beside)):
+        for path in (*sorted((folder / "configs").glob("*.json")), *sorted(beside)):
             digest.update(file_sha256(path) if path.is_file() else b"")
         options = {key: value for key, value in asdict(self).items() if key not in _NO_CHANGE}
         digest.update(json.dumps([__version__, options], sort_keys=True).encode())
