@@ -5,7 +5,9 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import shutil
 import signal
+import sqlite3
 import threading
 import warnings
 from collections.abc import Iterator
@@ -105,6 +107,7 @@ def serve(config: NodeConfig, lines: Lines) -> None:
 
     Raises:
         BlockingIOError: another node works in the same state folder.
+        OSError: the queue cannot be opened or put in order; on a full disk there is no room for that.
         Exception: as ``Node``.
     """
     config.state.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -112,7 +115,13 @@ def serve(config: NodeConfig, lines: Lines) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: asked.set())
     with only_one(config.state):
-        node = Node(config, lines)
+        try:
+            node = Node(config, lines)
+        except sqlite3.OperationalError as error:
+            raise OSError(
+                f"The queue in {config.state} cannot be put in order ({error}), and {_free_kib(config.state)} KiB of "
+                "its disk are free. Make room or mend the disk, and start again; nothing is lost."
+            ) from error
         # What libraries warn of and log quotes values of headers, and addresses.
         warnings.simplefilter("ignore")
         logging.disable(logging.CRITICAL)
@@ -120,6 +129,10 @@ def serve(config: NodeConfig, lines: Lines) -> None:
         node.start()
         asked.wait()
         node.stop()
+
+
+def _free_kib(folder: Path) -> int:
+    return shutil.disk_usage(folder).free // 1024
 
 
 def _kind(error: BaseException | None) -> str:

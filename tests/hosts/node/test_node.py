@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-import contextlib
 import json
 import signal
 import socket
-import subprocess
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,6 +15,7 @@ import pytest
 from mtnet.hosts.node.lines import Pseudonyms
 from tests.builders import WrittenSeries, write_ct_series
 from tests.bundles import write_tiny_bundle
+from tests.hosts.node.disks import full_disk, small_disk
 from tests.hosts.node.fuzz import attack
 from tests.hosts.node.nodes import Running, running, serve, storescu, wait_for, write_config
 from tests.hosts.orthanc import running_orthanc
@@ -41,15 +40,8 @@ RETRY = "first_s = 0.2\nfactor = 1.5\nmost_s = 1.0\nattempts = 100000"
 def _place(tmp_path_factory) -> Iterator[Path]:
     """A folder whose ``state`` is a small disk of its own, where that is allowed."""
     place = tmp_path_factory.mktemp("node")
-    state = place / "state"
-    state.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", str(state)]
-    mounted = subprocess.run(mount, capture_output=True, check=False, timeout=60).returncode == 0
-    try:
+    with small_disk(place / "state", "96m"):
         yield place
-    finally:
-        if mounted:
-            subprocess.run(["umount", "-l", str(state)], check=True, timeout=60)
 
 
 @pytest.fixture(scope="module", name="pacs_port")
@@ -232,17 +224,12 @@ def test_a_disk_that_fills_is_told_and_everything_goes_on_when_there_is_room_aga
         pytest.skip("this machine lets nobody mount a small disk")
     before = a_study(place, "before-full")
     names = [send(node, before)]
-    ballast = state / "ballast"
-    with ballast.open("wb") as stream, contextlib.suppress(OSError):
-        while True:
-            stream.write(bytes(1 << 16))
-            stream.flush()
     refused = a_study(place, "while-full")
-    assert storescu(node.port, refused.folder).returncode != 0
-    status, told = node.get("/healthz")
-    assert (status, "disk_full" in told) == (503, True)
-    assert not list((state / "objects").glob(".*"))
-    ballast.unlink()
+    with full_disk(state):
+        assert storescu(node.port, refused.folder).returncode != 0
+        status, told = node.get("/healthz")
+        assert (status, "disk_full" in told) == (503, True)
+        assert not list((state / "objects").glob(".*"))
     names.append(send(node, refused))
     for name, study in zip(names, (before, refused), strict=True):
         node.wait("delivered", destination="out", study=name)
