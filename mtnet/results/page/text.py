@@ -8,7 +8,7 @@ from html import escape
 
 from mtnet.results.notice import training_notice
 from mtnet.results.page.lesion_table import measure_name, measured_words
-from mtnet.structures import DOMAIN_VERDICTS, Findings, InputReport, ReportLine
+from mtnet.structures import DOMAIN_VERDICTS, Findings, ImageClass, InputReport, ReportLine
 
 BURNT_IN = (
     "The image may show burnt-in text, such as the name of the patient or a date: look at it before this page leaves "
@@ -43,6 +43,13 @@ def notices(findings: Findings, may_show_text: bool) -> str:
     )
 
 
+def _threshold(one: ImageClass, classes: Iterable[ImageClass]) -> str:
+    """Of classes that exclude each other one is present, the most probable: its probability is the threshold of all."""
+    alike = [other for other in classes if other.output == one.output]
+    exclusive = len(alike) > 1 and all(other.threshold == max(c.probability for c in alike) for other in alike)
+    return "the highest score" if exclusive else f"{one.threshold:.2f}"
+
+
 def image_answers(findings: Findings) -> str:
     """Image classes with their scores, and what was measured of the image as a whole."""
     parts = []
@@ -50,7 +57,8 @@ def image_answers(findings: Findings) -> str:
         rows = "".join(
             f'<tr{" class=present" if c.present else ""}><th scope="row">{escape(c.name.replace("_", " "))}</th>'
             f"<td>{escape(c.output.replace('_', ' '))}</td>"
-            f'<td class="number">{c.probability:.2f}</td><td class="number">{c.threshold:.2f}</td>'
+            f'<td class="number">{c.probability:.2f}</td>'
+            f'<td class="number">{_threshold(c, findings.image_classes)}</td>'
             f"<td>{'present' if c.present else 'absent'}</td></tr>"
             for c in findings.image_classes
         )

@@ -13,7 +13,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from mtnet.results.page import PageFrames, may_show_text, write_page
-from mtnet.structures import Findings, Geometry, InputReport, Lesion, Measured, Plane, ReportLine, Volume
+from mtnet.structures import Findings, Geometry, ImageClass, InputReport, Lesion, Measured, Plane, ReportLine, Volume
 from tests.results.samples import ball, findings_on, measured_at_given_places
 
 GEOMETRY = Geometry.from_parts((40, 36, 20), (1.5, 1.5, 2.5), (-30.0, -26.0, -24.0))
@@ -74,6 +74,14 @@ def test_image_classes_the_report_the_model_and_its_licence_are_told(tmp_path: P
     assert "InstanceNumber does not follow place." in text and "shuffled_numbers" in text
     assert "ab" * 32 in text and "Apache-2.0" in text and "Trained on drawn data" in text
     assert "Research use only. Not a medical device." in text
+
+
+def test_of_classes_that_exclude_each_other_the_highest_score_is_the_threshold(tmp_path: Path) -> None:
+    findings, volume = study()
+    classes = (ImageClass("kind", "benign", 0.71875, 0.71875), ImageClass("kind", "malignant", 0.28125, 0.71875))
+    text = Text(written(tmp_path, replace(findings, image_classes=classes), volume)).text
+    assert "benign kind 0.72 the highest score present" in text
+    assert "malignant kind 0.28 the highest score absent" in text
 
 
 def test_values_at_given_places_are_told_with_their_error(tmp_path: Path) -> None:
