@@ -46,8 +46,10 @@ def write_tiny_bundle(folder: Path, seed: int = 0, score_bias: float = -1.0, **o
             nn.init.normal_(layer.weight, std=0.3)
             nn.init.constant_(layer.bias, score_bias)
     save_state(network, bundle.weights)
-    del bundle.metadata["input_domain"]
-    metadata = {**bundle.metadata, "weights_sha256": hashlib.sha256(bundle.weights.read_bytes()).hexdigest()}
+    for key in ("input_domain", "other_weights"):
+        del bundle.metadata[key]
+    digest = hashlib.sha256(bundle.weights.read_bytes()).hexdigest()
+    metadata = {**bundle.metadata, "weights_sha256": digest, "training_data": "drawn data"}
     (folder / "configs" / "metadata.json").write_text(json.dumps(metadata), encoding="utf-8")
     return folder
 

@@ -71,7 +71,7 @@ def test_every_nifti_lies_where_dcm2niix_puts_the_series(answered: Path, study: 
 
 def test_the_results_say_what_the_weights_were_trained_on(answered: Path) -> None:
     findings = json.loads((answered / "findings.json").read_text())
-    assert findings["model"]["training_data"] == "drawn data"
+    assert findings["model"]["training_data"] == "drawn data and LIDC-IDRI nodules"
     assert "not a medical device" in findings["notice"].lower()
 
 

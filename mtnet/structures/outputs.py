@@ -74,6 +74,10 @@ class OutputSpec:
             raise ValueError(f"OutputSpec.strides of dense {self.name!r} is {self.strides!r}; expected one stride.")
         if self.kind == "boxes" and not (self.strides and self.labels):
             raise ValueError(f"OutputSpec {self.name!r} of kind boxes needs a stride a level and its lesion labels.")
+        if not 0.0 <= self.threshold <= 1.0:
+            raise ValueError(
+                f"OutputSpec.threshold of {self.name!r} is {self.threshold}; expected a score from 0 to 1."
+            )
         if self.temperature <= 0:
             raise ValueError(f"OutputSpec.temperature of {self.name!r} is {self.temperature}; expected more than 0.")
         if self.log_variance and (self.kind != "global" or self.labels or self.activation != "none"):

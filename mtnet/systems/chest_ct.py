@@ -12,7 +12,7 @@ detection head on an FPN in place of a two-stage one; per-lesion texture; group 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from mtnet.structures import Code, Label, LesionChannel, OutputSpec
@@ -72,6 +72,7 @@ def network(
     dropout: float = 0.0,
     outputs: Sequence[str] | None = None,
     layout: Literal["dict", "tuple", "tensor"] = "dict",
+    threshold: float = DETECTION.threshold,
 ) -> MultiTaskNet:
     """The network: one encoder, an FPN for the boxes, one branch a task.
 
@@ -84,9 +85,10 @@ def network(
         dropout: before every head.
         outputs: names of outputs to keep; the others are not computed, the state dict stays the same.
         layout: see ``MultiTaskNet``.
+        threshold: score from which on a box is told.
 
     Raises:
-        ValueError: an unknown variant, encoder or task.
+        ValueError: an unknown variant, encoder or task, or a threshold that is no score.
     """
     from mtnet.nets import (
         FPN,
@@ -120,7 +122,8 @@ def network(
         branches["segmentation"] = Branch(unet, head)
     if "detection" in tasks:
         pyramid = PickLevels(neck.channels, neck.strides, DETECTION.strides)
-        boxes = DetectionHead(spatial_dims, pyramid.channels, pyramid.strides, DETECTION, norm=norm, dropout=dropout)
+        spec = replace(DETECTION, threshold=threshold)
+        boxes = DetectionHead(spatial_dims, pyramid.channels, pyramid.strides, spec, norm=norm, dropout=dropout)
         branches["detection"] = Branch(pyramid, boxes, reads="neck")
     if "classification" in tasks:
         deepest = PickLevels(*levels)

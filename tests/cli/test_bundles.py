@@ -36,7 +36,7 @@ def test_json_tells_tasks_input_size_work_and_terms(alone: Path, capsys: pytest.
     assert told["outputs"]["detection"] == ["lesions_s4", "lesions_s8"]
     assert (told["input_is"], told["input_shape"]) == ("window", [1, 64, 64, 64])
     assert told["parameters"] == parameters(chest_ct.network()) and told["gmac"] == pytest.approx(10.291544448)
-    assert (told["weights"], told["weights_licence"]) == ("published", "Apache-2.0")
+    assert (told["weights"], told["weights_licence"]) == ("published", "CC-BY-3.0 AND CC-BY-4.0")
     card = (BUNDLES / "chest_ct_multitask" / "docs" / "README.md").read_text(encoding="utf-8")
     scores = told["scores"]
     assert (

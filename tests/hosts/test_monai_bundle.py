@@ -199,7 +199,9 @@ def test_the_metadata_describe_every_output_of_the_network() -> None:
         spatial = [int(text.removesuffix("*n")) * 2 for text in told[name]["spatial_shape"]]
         assert spatial == list(tensor.shape[2:])
     assert next(iter(metadata["network_data_format"]["inputs"])) == "image"
-    assert metadata["version"] in metadata["changelog"] and metadata["training_data"] == "drawn data"
+    assert (
+        metadata["version"] in metadata["changelog"] and metadata["training_data"] == "drawn data and LIDC-IDRI nodules"
+    )
     for key in ("monai_version", "pytorch_version", "numpy_version", "task", "description", "authors", "copyright"):
         assert metadata[key], key
 

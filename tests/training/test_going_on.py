@@ -122,7 +122,7 @@ def test_what_training_publishes_is_taken_by_the_bundle_as_local_weights(tmp_pat
     bundle = Bundle.read(folder)
     info = bundle.model_info()
     assert info.weights_sha256 == hashlib.sha256(bundle.weights.read_bytes()).hexdigest()
-    assert info.training_data == "local data (first trained on: drawn data)"
+    assert info.training_data == f"local data (first trained on: {metadata['training_data']})"
     network = chest_ct.network()
     load_state(network, bundle.weights)
     for name, tensor in trainer.network.state_dict().items():
