@@ -6,7 +6,7 @@ from mtnet.training.bag_training import TrainerLoss, one_bag, parameter_groups, 
 from mtnet.training.balance import BalancedOrder
 from mtnet.training.curves import LearningCurve, TerminalProgress
 from mtnet.training.epochs import EpochsOfSamples, kept_samples
-from mtnet.training.fine_tuning import class_counts, started_from
+from mtnet.training.fine_tuning import class_counts, learning_only, started_from
 from mtnet.training.handlers import LossTermLog, PublishWeights, Together, TrainingState
 from mtnet.training.items import ItemsInOrder
 from mtnet.training.labelled_nodules import NoduleOfLabel
@@ -54,6 +54,7 @@ __all__ = [
     "is_first",
     "kept_samples",
     "key_metric",
+    "learning_only",
     "leave_processes",
     "note_sources",
     "one_bag",

@@ -69,8 +69,9 @@ class TrainerLoss(nn.Module):
 
 
 def parameter_groups(network: nn.Module, loss: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameters for an optimiser: the network's with weight decay, a loss's learned weights without, since decay would
-    pull these to 0."""
-    groups: list[dict[str, Any]] = [{"params": list(network.parameters()), "weight_decay": weight_decay}]
+    """Parameters for an optimiser: the network's that learn with weight decay, a loss's learned weights without, since
+    decay would pull these to 0."""
+    learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    groups: list[dict[str, Any]] = [{"params": learning, "weight_decay": weight_decay}]
     learned = list(loss.parameters())
     return [*groups, {"params": learned, "weight_decay": 0.0}] if learned else groups

@@ -57,6 +57,39 @@ def started_from(network: nn.Module, weights: str | None, manifest: str | None =
     return network
 
 
+def learning_only(network: nn.Module, parts: Sequence[str] | None) -> nn.Module:
+    """The network, of which only some parts learn; all of it where none are named.
+
+    Args:
+        network: to train.
+        parts: names of modules, such as ``lesion`` (the layers that tell of a lesion more than its box) or
+            ``decoder``; what lies below a module of such a name learns.
+
+    Raises:
+        ValueError: a name is none of the network's modules, or what stands still has statistics that would go on
+            moving (batch norm).
+    """
+    if not parts:
+        return network
+    modules = {piece for name, _ in network.named_modules() for piece in name.split(".") if piece}
+    if unknown := [part for part in parts if part not in modules]:
+        known = ", ".join(sorted(piece for piece in modules if not piece.isdigit()))
+        raise ValueError(f"No part of the network is called {', '.join(unknown)}; there are {known}.")
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad = not set(parts).isdisjoint(name.split("."))
+    moving = [
+        name
+        for name, module in network.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and set(parts).isdisjoint(name.split("."))
+    ]
+    if moving:
+        raise ValueError(
+            f"{moving[0]} and {len(moving) - 1} other layers normalise by batches: their statistics would go on moving "
+            "in a part that is to stand still. Train the whole network, or a variant with group norm."
+        )
+    return network
+
+
 def _modules(names: Iterable[str], state: Iterable[str]) -> list[str]:
     """Tensors of a state, those of a module that are all among them told as the module."""
     chosen = list(names)

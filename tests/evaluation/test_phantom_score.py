@@ -13,7 +13,7 @@ from mtnet.evaluation import phantom_score
 from mtnet.evaluation.phantom_score import FIRST_HELD_OUT_SEED, main, score_bundle
 from mtnet.inference.plan import Detections
 from mtnet.phantoms import NoduleRequest, draw_chest
-from mtnet.systems.chest_ct import DETECTION, SEGMENTATION
+from mtnet.systems.chest_ct import DETECTION, SEGMENTATION, TEXTURES
 
 SIZES_MM = (20.0, 14.0, 6.0)
 """The last is too small to be asked for."""
@@ -22,8 +22,11 @@ SIZES_MM = (20.0, 14.0, 6.0)
 class Oracle:
     """Stands for a predictor: says where the nodules of the chest that was drawn last are, moved by ``shift_mm``."""
 
-    def __init__(self, shift_mm: float = 0.0, false_boxes: int = 0, score: float = 0.9) -> None:
+    def __init__(
+        self, shift_mm: float = 0.0, false_boxes: int = 0, score: float = 0.9, wrong_textures: tuple[int, ...] = ()
+    ) -> None:
         self.network = SimpleNamespace(outputs=(SEGMENTATION, DETECTION))
+        self.wrong_textures = wrong_textures
         self.shift_mm, self.false_boxes, self.score = shift_mm, false_boxes, score
         self.drawn: list = []
 
@@ -39,11 +42,15 @@ class Oracle:
         centres += [grid.index_to_lps_mm([2.0 * n, 0.0, 0.0]).tolist() for n in range(self.false_boxes)]
         index = torch.as_tensor(grid.lps_mm_to_index(centres), dtype=torch.float32)
         count = len(centres)
+        names = [label.name for label in TEXTURES]
+        textures = [names.index(nodule.texture) for nodule in phantom.lesions] + [0] * self.false_boxes
+        for nodule in self.wrong_textures:
+            textures[nodule] = (textures[nodule] + 1) % len(names)
         found = Detections(
             torch.cat([index - 1, index + 1], 1),
             torch.full((count,), self.score),
             torch.zeros(count, dtype=torch.long),
-            {"texture": torch.zeros(count, 4)},
+            {"texture": torch.eye(len(names))[textures]},
         )
         return SimpleNamespace(outputs=SimpleNamespace(boxes={DETECTION.name: found}), grid=grid)
 
@@ -74,6 +81,19 @@ def test_who_knows_the_truth_finds_all_and_a_threshold_on_intensity_does_not(sco
 
 def test_a_shift_is_told_as_the_error_of_the_centres(score):
     assert score(Oracle(shift_mm=1.5)).centre_error_mm_median == pytest.approx(1.5, abs=0.01)
+
+
+def test_textures_are_told_of_found_nodules_that_are_asked_for(score):
+    oracle = Oracle(wrong_textures=(1, 2))
+    result = score(oracle, count=2)
+    expected: dict = {}
+    for phantom in oracle.drawn:
+        for number, nodule in enumerate(phantom.lesions[:2]):
+            counts = expected.setdefault(nodule.texture, {"found": 0, "right": 0})
+            counts["found"] += 1
+            counts["right"] += number == 0
+    assert result.textures == expected and sum(counts["right"] for counts in expected.values()) == 2
+    assert score(Oracle(score=0.3)).textures == {}
 
 
 def test_boxes_beyond_the_radius_are_misses_and_false(score):
@@ -107,3 +127,4 @@ def test_one_command_prints_it(score, monkeypatch, capsys):
     text = capsys.readouterr().out
     assert "1 held_out chests, 2 nodules of 8 mm and more" in text
     assert "sensitivity 1.000 at 0.00 false boxes a scan" in text
+    assert "texture of found nodules right: 2 of 2 (" in text

@@ -12,9 +12,9 @@ import torch
 from monai.bundle import ConfigParser
 
 from mtnet.bundle import Bundle, BundleError
-from mtnet.nets import load_state, read_state
+from mtnet.nets import load_state, read_state, save_state
 from mtnet.systems import chest_ct
-from mtnet.training import phantom_bags
+from mtnet.training import learning_only, phantom_bags
 from tests.training.drawn import cuboid_sample
 
 CONFIGS = Path(__file__).parents[2] / "bundles" / "chest_ct_multitask" / "configs"
@@ -168,3 +168,26 @@ def test_the_means_of_the_log_are_those_of_its_epoch_alone():
     log.collect(engine)
     log.tell(engine)
     assert [said[-1] for said in lines] == ["pred 2.0000", "pred 5.0000"]
+
+
+def test_a_part_that_is_named_learns_alone_and_the_rest_keeps_its_bits(tmp_path):
+    others = {f"lambda_{task}": 0.0 for task in ("segmentation", "classification", "reconstruction")}
+    begun = tmp_path / "begun.pt"
+    save_state(chest_ct.network(), begun)
+    options = {"learns": ["lesion"], "outputs": ["lesions"], "initial_weights": str(begun), "learning_rate": 0.1}
+    trainer, parser = trainer_of(tmp_path, 3, **options, **others)
+    trainer.run()
+    before = read_state(begun)
+    published = read_state(Path(parser.get_parsed_content("weights")))
+    changed = {name for name in before if not torch.equal(before[name], published[name])}
+    assert changed and all("lesion" in name.split(".") for name in changed)
+    assert published.keys() == before.keys()
+
+
+def test_a_part_that_there_is_not_or_that_cannot_stand_still_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"No part of the network is called textures; there are act, "):
+        learning_only(chest_ct.network(), ["textures"])
+    with pytest.raises(ValueError, match="normalise by batches: their statistics would go on moving"):
+        learning_only(chest_ct.network("published", spatial_dims=2), ["lesion"])
+    whole = learning_only(chest_ct.network(), None)
+    assert all(parameter.requires_grad for parameter in whole.parameters())
