@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.runs import is_done, network_of, scored
+from benchmarks.runs import KEPT, is_done, keep, kept, network_of, scored
 from mtnet.evaluation.bootstrap import DRAWS, Score
 from mtnet.evaluation.crop_baselines import crop_baselines
 from mtnet.evaluation.records import Evaluated
@@ -73,16 +73,29 @@ def table_text(
 ) -> tuple[str, list[str]]:
     """A table as Markdown, and the jobs of it that are not done.
 
-    Values are of the test split with 95 % intervals over groups; under them the difference to the reference with its
-    paired interval.
+    A job is told that was trained below ``state``, or whose scores are kept. Values are of the test split with 95 %
+    intervals over groups; under them the difference to the reference with its paired interval.
     """
-    left = [name for name in table.rows if not is_done(state / name)]
-    runs = {name: scored(jobs[name], state / name, device=device) for name in table.rows if name not in left}
+    runs: dict[str, Evaluated] = {}
     baselines: Mapping[str, Evaluated] = {}
-    if table.reference in runs:
-        manifest = read_manifest(state / table.reference / "manifest.json")
-        baselines = crop_baselines(runs[table.reference], manifest)
-    return table_of(table, jobs, runs, baselines, draws=draws), left
+    for name in table.rows:
+        run, under = run_of(jobs[name], state / name, device)
+        if run is not None:
+            runs[name] = run
+        if name == table.reference:
+            baselines = under
+    return table_of(table, jobs, runs, baselines, draws=draws), [name for name in table.rows if name not in runs]
+
+
+def run_of(job: Job, folder: Path, device: str = "cpu") -> tuple[Evaluated | None, Mapping[str, Evaluated]]:
+    """A job's answers on its test split and the rows under it, scored where it was trained here, else as they are kept.
+
+    None and nothing where it is neither.
+    """
+    if not is_done(folder):
+        return kept(job)
+    run = scored(job, folder, device=device)
+    return run, crop_baselines(run, read_manifest(folder / "manifest.json"))
 
 
 def table_of(
@@ -133,10 +146,17 @@ def tell(jobs_file: Path, command: str, arguments: Sequence[str] | None = None) 
     parser.add_argument("--only", action="append", metavar="NAME", help="this table alone (again and again)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--cards", action="store_true", help="also put the tables into the cards of their bundles")
+    parser.add_argument("--keep", action="store_true", help=f"also keep the scores of what was trained here in {KEPT}")
     options = parser.parse_args(arguments)
     tables, jobs = read_tables(options.jobs)
     if unknown := set(options.only or ()) - {table.name for table in tables}:
         parser.error(f"no table {', '.join(sorted(unknown))}; there are {', '.join(t.name for t in tables)}")
+    if options.keep:
+        for name in dict.fromkeys(name for table in tables for name in table.rows):
+            if is_done(options.state / name):
+                run, under = run_of(jobs[name], options.state / name, options.device)
+                assert run is not None
+                keep(jobs[name], run, under)
     missing: list[str] = []
     for table in tables:
         if options.only and table.name not in options.only:

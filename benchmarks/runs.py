@@ -1,9 +1,15 @@
-"""Trainings of the queue that are done: their networks as predictors, scored once by ``mtnet evaluate``'s own code."""
+"""Trainings of the queue that are done: their networks as predictors, scored once by ``mtnet evaluate``'s own code.
+
+What was scored can be kept in the repository, sample by sample, without weights and pixels. Tables are made from it
+where the trainings are not, also those whose trainings were done on several machines.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +24,8 @@ from mtnet.predictor import Predictor
 from mtnet.sources.manifest import read_manifest
 from mtnet.structures import ModelInfo
 from mtnet.training.queue import Job
+
+KEPT = Path("benchmarks/results/runs")
 
 
 def network_of(job: Job, **options: Any) -> nn.Module:
@@ -82,6 +90,28 @@ def scored(
     records.parent.mkdir(exist_ok=True)
     write_records(evaluated, records)
     return evaluated
+
+
+def kept_file(job: Job, baseline: str = "") -> Path:
+    """Where the records of a job's test split are kept, or those of a row under it; another job has another file."""
+    return KEPT / f"{'--'.join(part for part in (job.name, job.digest, baseline) if part)}.json"
+
+
+def keep(job: Job, evaluated: Evaluated, baselines: Mapping[str, Evaluated] | None = None) -> None:
+    """Keep records of a job, and of the rows under it, without the folders of this machine."""
+    KEPT.mkdir(parents=True, exist_ok=True)
+    for earlier in KEPT.glob(f"{job.name}--*.json"):
+        earlier.unlink()
+    for baseline, records in {"": evaluated, **(baselines or {})}.items():
+        samples = tuple(replace(one, image=Path(one.image).name) for one in records.samples)
+        write_records(replace(records, samples=samples), kept_file(job, baseline))
+
+
+def kept(job: Job) -> tuple[Evaluated | None, Mapping[str, Evaluated]]:
+    """What ``keep`` kept of a job as it is now, and of the rows under it; None and nothing where there is nothing."""
+    own = kept_file(job)
+    rows = {path.stem.rpartition("--")[2]: read_records(path) for path in KEPT.glob(f"{own.stem}--*.json")}
+    return (read_records(own) if own.is_file() else None), rows
 
 
 def is_done(folder: Path) -> bool:

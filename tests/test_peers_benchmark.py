@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks import runs
 from benchmarks.peers import networks, nnunet
 from benchmarks.run_tables import into_card, read_tables, table_text, tell
-from benchmarks.runs import network_of, scored
-from mtnet.evaluation.records import read_records
+from benchmarks.runs import keep, kept, network_of, scored
+from mtnet.evaluation.records import Evaluated, SampleRecord, read_records
 from mtnet.sources.manifest import read_manifest
-from mtnet.training.queue import read_jobs
+from mtnet.structures import ModelInfo
+from mtnet.training.queue import Job, read_jobs
 from tests.training.made import write_pictures
 
 REPOSITORY = Path(__file__).parents[1]
@@ -133,6 +136,40 @@ def test_a_peer_is_trained_by_our_config_and_told_beside_ours(finished):
     (state / "peer" / "model.pt").write_bytes((state / "peer" / "model.pt").read_bytes() + b"\0")
     scored(jobs["peer"], state / "peer")
     assert kept.stat().st_mtime_ns != before
+
+
+@pytest.mark.slow
+def test_a_table_is_made_from_kept_scores_where_the_trainings_are_not(finished, tmp_path, monkeypatch, capsys):
+    path, state = finished
+    (table,), jobs = read_tables(path)
+    monkeypatch.setattr(runs, "KEPT", tmp_path / "kept")
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "ours--0123456789abcdef.json").write_text("of another recipe")
+    assert tell(path, "python -m x", ["--state", str(state), "--keep"]) == 1
+    assert {file.name.split("--")[0] for file in (tmp_path / "kept").iterdir()} == {"ours", "peer"}
+    assert not any(str(state.parent) in file.read_text() for file in (tmp_path / "kept").iterdir())
+    assert table_text(table, jobs, tmp_path / "nothing", draws=50) == table_text(table, jobs, state, draws=50)
+    other = {**jobs, "peer": replace(jobs["peer"], overrides={**jobs["peer"].overrides, "max_epochs": 2})}
+    assert table_text(table, other, tmp_path / "nothing", draws=50)[1] == ["peer", "later"]
+
+
+def test_the_rows_under_a_run_are_kept_beside_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "KEPT", tmp_path / "kept")
+    job = Job("crops", "train.json", [["a", "b"]], {})
+    run = Evaluated(ModelInfo("crops", "1", "0" * 64, "made"), "test", (SampleRecord("a/1", "a", "1", "/here/1.nii"),))
+    keep(job, run, {"shape_only": replace(run, split="all")})
+    own, under = kept(job)
+    assert own == replace(run, samples=(SampleRecord("a/1", "a", "1", "1.nii"),))
+    assert own is not None and under == {"shape_only": replace(own, split="all")}
+    assert kept(replace(job, name="crop")) == (None, {})
+
+
+def test_what_is_kept_is_of_the_recipes_as_they_are(monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    files = [path.stem.split("--") for path in runs.KEPT.iterdir()]
+    lists = [read_jobs(Path(f"data/{name}.json")) for name in ("trainings", "peers", "ablations")]
+    known = {job.name: job.digest for jobs in lists for job in jobs}
+    assert files and all(known[name] == digest for name, digest, *_ in files)
 
 
 @pytest.mark.slow
