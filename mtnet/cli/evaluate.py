@@ -171,6 +171,8 @@ def _store(evaluated: Evaluated, predictor: Predictor, features: dict[str, Any] 
     for name, value in found.temperatures.items():
         told = ", ".join(f"{key} {number:g}" for key, number in found.fitted_on["temperatures"][name].items())
         print(f"temperature of {name}: {value:.3f} ({told})", file=sys.stderr)
+    for name, reason in found.fitted_on["without_temperature"].items():
+        print(f"no temperature of {name}: {reason}", file=sys.stderr)
     for name, value in found.thresholds.items():
         print(f"unlike the training data by its {name}: above {value:.4g}", file=sys.stderr)
 

@@ -38,8 +38,9 @@ def calibration_of(
 
     Temperatures minimise the negative log-likelihood of the known classes (Guo et al. 2017, arXiv 1706.04599); where a
     temperature was in force already, the new one comes on top. An output that is pooled by ``noisy_or`` has none, for
-    it is activated before it is pooled. Thresholds of distance are the 0.99 quantile; of features that of scores by a
-    model that has not seen the sample's fifth of the groups, while the model that is stored has seen all.
+    it is activated before it is pooled; nor has one whose every class is that of all samples or of none, for which any
+    surer answer would fit better. Thresholds of distance are the 0.99 quantile; of features that of scores by a model
+    that has not seen the sample's fifth of the groups, while the model that is stored has seen all.
 
     Args:
         evaluated: on the split to fit on.
@@ -51,13 +52,16 @@ def calibration_of(
     """
     samples = [sample for sample in main_samples(evaluated) if not _is_foreign(sample)]
     paths = [task.path for task in tasks_of(outputs)]
-    temperatures, told = {}, {}
+    temperatures, told, left_out = {}, {}, {}
     cooler = evaluated
     for spec, path in zip(outputs, paths, strict=True):
         if spec.kind != "global" or not spec.labels or spec.pooling == "noisy_or":
             continue
         notes = [note for note in notes_of(samples, path) if note is not None]
         if len(notes) < FEWEST_SAMPLES:
+            continue
+        if one_sided := _one_sided(notes):
+            left_out[spec.name] = one_sided
             continue
         factor, fitted = fitted_temperature(notes)
         temperatures[spec.name] = round(spec.temperature * factor, 6)
@@ -90,6 +94,7 @@ def calibration_of(
             "groups": len({sample.group for sample in samples}),
             "sources": sorted({sample.source for sample in samples}),
             "temperatures": told,
+            "without_temperature": left_out,
             "share_alike": SHARE_ALIKE,
         },
     )
@@ -121,6 +126,20 @@ def unseen_scores(features: FloatArray, groups: Sequence[str]) -> NDArray[np.flo
         seen = features[~own] if (~own).sum() >= len(features) // 2 else features
         scores[own] = FeatureModel.of(seen).score(features[own])
     return scores
+
+
+def _one_sided(notes: Sequence[Mapping[str, Any]]) -> str:
+    """What hinders a temperature: each class is that of every sample, or of none; empty where nothing does."""
+    if "target" in notes[0]:
+        seen = {note["target"] for note in notes}
+        return f"all samples are {min(seen)}" if len(seen) == 1 else ""
+    known: dict[str, set[bool]] = {}
+    for note in notes:
+        for name, present in note["present"].items():
+            known.setdefault(name, set()).add(bool(present))
+    if any(len(sides) == 2 for sides in known.values()):
+        return ""
+    return "; ".join(f"{'every' if True in sides else 'no'} sample is {name}" for name, sides in known.items())
 
 
 def _is_foreign(sample: SampleRecord) -> bool:

@@ -73,6 +73,22 @@ def evaluated_of(notes: list[dict[str, Any]]) -> Evaluated:
     return Evaluated(MODEL, "val", tuple(samples))
 
 
+def test_classes_that_all_samples_are_of_or_none_get_no_temperature_and_the_file_says_so() -> None:
+    present = [{"present": {"x": True, "y": False}, "probabilities": {"x": 0.7, "y": 0.4}} for _ in range(30)]
+    noted = evaluated_of(present)
+    redrawn = [replace(s, notes={**s.notes, "reconstruction": {"error": 0.1}}) for s in noted.samples]
+    sides = replace(SPEC, labels=(Label(0, "x"), Label(1, "y")), activation="sigmoid")
+    found = calibration_of(replace(noted, samples=tuple(redrawn)), [sides])
+    assert found.temperatures == {} and set(found.thresholds) == {"reconstruction"}
+    assert found.fitted_on["without_temperature"] == {"classification": "every sample is x; no sample is y"}
+    told_apart = [{**note, "present": {"x": True, "y": n % 3 == 0}} for n, note in enumerate(present)]
+    assert calibration_of(evaluated_of(told_apart), [sides]).temperatures
+
+    alike = [note for note in notes_at(1.0) if note["target"] == "b"][:30]
+    with pytest.raises(ValueError, match="Nothing can be stored: 30 samples were scored, and 20 with a known class"):
+        calibration_of(evaluated_of(alike), [SPEC])
+
+
 def test_a_new_temperature_comes_on_top_of_the_one_in_force() -> None:
     evaluated = evaluated_of(notes_at(2.0))
     found = calibration_of(evaluated, [replace(SPEC, temperature=1.5)])

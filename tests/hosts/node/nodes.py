@@ -17,6 +17,13 @@ from typing import Any
 
 LIMIT_S = 240.0
 AE_TITLE = "MTNET"
+TO_ARCHIVE = """
+[[destination]]
+name = "pacs"
+host = "127.0.0.1"
+port = {port}
+ae_title = "ORTHANC"
+"""
 
 
 def wait_for(condition: Callable[[], Any], what: str, limit_s: float = LIMIT_S) -> Any:

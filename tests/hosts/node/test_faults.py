@@ -24,20 +24,13 @@ from mtnet.hosts.node.overview import overview
 from tests.builders import WrittenSeries, write_ct_series
 from tests.bundles import write_tiny_bundle
 from tests.hosts.node.disks import full_disk, small_disk
-from tests.hosts.node.nodes import Running, serve, storescu, wait_for, write_config
+from tests.hosts.node.nodes import TO_ARCHIVE, Running, serve, storescu, wait_for, write_config
 from tests.hosts.orthanc import Orthanc, running_orthanc
 
 STUDIES, SENDERS, SLICES = 20, 4, 10
 AWAY_S = 60.0
 FULL_QUIET_S = 20.0
 pytestmark = pytest.mark.slow
-TO_ARCHIVE = """
-[[destination]]
-name = "pacs"
-host = "127.0.0.1"
-port = {port}
-ae_title = "ORTHANC"
-"""
 _SENT = re.compile(r"Sending file: (\S+)|Received Store Response \((Success)\)")
 
 

@@ -13,16 +13,9 @@ from mtnet.hosts.dicomweb import DicomWeb
 from mtnet.predictor import Predictor
 from mtnet.study_folder import answer_studies
 from tests.bundles import SHIPPED
-from tests.hosts.node.nodes import running, storescu, write_config
+from tests.hosts.node.nodes import TO_ARCHIVE, running, storescu, write_config
 from tests.hosts.orthanc import running_orthanc
 
-TO_ARCHIVE = """
-[[destination]]
-name = "pacs"
-host = "127.0.0.1"
-port = {port}
-ae_title = "ORTHANC"
-"""
 _OBJECTS = {"SEG": "segmentation.dcm", "SR": "report.dcm", "OT": "overlay.dcm"}
 
 
