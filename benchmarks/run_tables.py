@@ -24,7 +24,7 @@ from mtnet.evaluation.summary import compare, main_samples, scores_of
 from mtnet.evaluation.tasks import Task, tasks_of
 from mtnet.io.atomic import atomic_path
 from mtnet.sources.manifest import read_manifest
-from mtnet.training.queue import STATE, Job, read_jobs
+from mtnet.training.queue import STATE, Job, read_bases, read_jobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +48,13 @@ class Table:
 
 
 def read_tables(path: Path) -> tuple[list[Table], dict[str, Job]]:
-    """The tables of a file, and every job that they may name: of the file, and of its ``base``.
+    """The tables of a file, and every job that they may name: of the file, and of its bases.
 
     Raises:
         ValueError: a row is none of the jobs.
     """
     document = json.loads(path.read_text(encoding="utf-8"))
-    jobs = {job.name: job for job in (read_jobs(Path(document["base"])) if "base" in document else [])}
-    jobs |= {job.name: job for job in read_jobs(path)}
+    jobs = {job.name: job for job in [*read_bases(path), *read_jobs(path)]}
     tables = [Table(**entry) for entry in document["tables"]]
     for table in tables:
         if missing := [name for name in table.rows if name not in jobs]:

@@ -8,9 +8,9 @@ What is trained is data (``data/trainings.json``): a list ``jobs`` of
 - ``overrides``: ids of the config and their values (``max_epochs``, ``seed``, ``size``...);
 - ``overlays`` (may be missing): further config files, each over the one before, ``overrides`` over all;
 - ``starts_from`` (may be missing): name of a job whose weights it begins with; it waits for it;
-- ``like`` (may be missing): name of an earlier job, or of one in the file that ``base`` beside ``jobs`` names. All but
-  ``name`` and ``starts_from`` is that job's where it is not told, ``overrides`` key by key: the same recipe, but for
-  what is compared.
+- ``like`` (may be missing): name of an earlier job, or of one in the file that ``base`` beside ``jobs`` names, or in
+  the base of that. All but ``name`` and ``starts_from`` is that job's where it is not told, ``overrides`` key by key: the
+  same recipe, but for what is compared.
 
 A job's folder holds its manifest, checkpoint, log, curve and ``model.pt`` (the weights to publish, once they are
 evaluated). Jobs with the same ``prepare`` share one manifest. A piece ends with an epoch; killed at any moment it goes
@@ -105,7 +105,7 @@ def read_jobs(path: Path) -> list[Job]:
         entries = document["jobs"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise QueueError(f'{path}: no file of jobs ({error!r}); expected {{"jobs": [...]}}.') from error
-    known = {job.name: job for job in read_jobs(Path(document["base"]))} if "base" in document else {}
+    known = {job.name: job for job in read_bases(path)}
     jobs: list[Job] = []
     for entry in entries:
         jobs.append(Job.read(_filled(entry, known, path)))
@@ -118,6 +118,16 @@ def read_jobs(path: Path) -> list[Job]:
             raise QueueError(f"{path}: {job.name!r} starts from {job.starts_from!r}, which is no earlier job.")
         earlier.add(job.name)
     return jobs
+
+
+def read_bases(path: Path) -> list[Job]:
+    """The jobs that those of a file may be like: of the file that its ``base`` names, and of that one's.
+
+    Raises:
+        QueueError: as ``read_jobs``.
+    """
+    base = json.loads(path.read_text(encoding="utf-8")).get("base")
+    return [] if base is None else [*read_bases(Path(base)), *read_jobs(Path(base))]
 
 
 class Queue:
@@ -293,7 +303,7 @@ def _filled(entry: Mapping[str, Any], known: Mapping[str, Job], path: Path) -> d
         raise QueueError(f"{path}: {own.get('name')!r} is like {name!r}, which is no earlier job, nor one of its base.")
     like = known[name]
     overrides = {**like.overrides, **own.get("overrides", {})}
-    return {"config": like.config, "prepare": like.prepare, **own, "overrides": overrides}
+    return {"config": like.config, "prepare": like.prepare, "overlays": like.overlays, **own, "overrides": overrides}
 
 
 def _with_data(argument: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mtnet.training import queue as queues
-from mtnet.training.queue import Job, Queue, QueueError, main, read_jobs
+from mtnet.training.queue import Job, Queue, QueueError, main, read_bases, read_jobs
 from tests.training.made import write_pictures
 
 REPOSITORY = Path(__file__).parents[2]
@@ -117,6 +117,18 @@ def test_a_job_like_another_has_its_recipe_but_for_what_is_told_and_shares_its_m
     assert Queue(jobs, state, only=["again"]).run() and not (state / "again" / "manifest.json").is_symlink()
     with pytest.raises(QueueError, match="'b' is like 'c', which is no earlier job, nor one of its base"):
         read_jobs(write_jobs(tmp_path, {"name": "b", "like": "c"}))
+
+
+def test_a_recipe_may_come_from_the_base_of_a_base_with_what_lies_over_its_config(tmp_path):
+    write_jobs(tmp_path, job("first", overlays=["over.json"])).rename(tmp_path / "first.json")
+    names = {"base": str(tmp_path / "first.json"), "jobs": [{"name": "second", "like": "first"}]}
+    (tmp_path / "second.json").write_text(json.dumps(names))
+    path = tmp_path / "third.json"
+    entries = [{"name": "third", "like": "first"}, {"name": "bare", "like": "second", "overlays": []}]
+    path.write_text(json.dumps({"base": str(tmp_path / "second.json"), "jobs": entries}))
+    third, bare = read_jobs(path)
+    assert list(third.overlays) == ["over.json"] and list(bare.overlays) == []
+    assert [one.name for one in read_bases(path)] == ["first", "second"]
 
 
 def test_what_cannot_be_gone_on_with_is_refused_with_what_to_do(tmp_path, monkeypatch):
