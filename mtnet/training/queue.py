@@ -9,8 +9,8 @@ What is trained is data (``data/trainings.json``): a list ``jobs`` of
 - ``overlays`` (may be missing): further config files, each over the one before, ``overrides`` over all;
 - ``starts_from`` (may be missing): name of a job whose weights it begins with; it waits for it;
 - ``like`` (may be missing): name of an earlier job, or of one in the file that ``base`` beside ``jobs`` names, or in
-  the base of that. All but ``name`` and ``starts_from`` is that job's where it is not told, ``overrides`` key by key: the
-  same recipe, but for what is compared.
+  the base of that. All but ``name`` and ``starts_from`` is that job's where it is not told, ``overrides`` key by key:
+  the same recipe, but for what is compared.
 
 A job's folder holds its manifest, checkpoint, log, curve and ``model.pt`` (the weights to publish, once they are
 evaluated). Jobs with the same ``prepare`` share one manifest. A piece ends with an epoch; killed at any moment it goes
