@@ -121,8 +121,11 @@ def table_of(
     for name, baseline in baselines.items():
         cells = [_cell(metric, baseline, reference, tasks, draws) for metric in table.metrics]
         lines.append(_line([name.replace("_", " "), "", *cells]))
+    epochs = sorted({int(jobs[name].overrides["max_epochs"]) for name in table.rows})
     under = (
-        f"Under a value: less that of *{table.rows[table.reference]}*, paired. Test split, 95 % intervals by groups."
+        f"Under a value: less that of *{table.rows[table.reference]}*, paired. Test split, 95 % intervals by groups. "
+        f"Each row is one training of {' or '.join(map(str, epochs))} epochs; intervals do not tell how far two "
+        "trainings of one recipe lie apart."
     )
     return "\n".join([*lines, "", under])
 

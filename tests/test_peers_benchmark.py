@@ -123,7 +123,7 @@ def test_a_peer_is_trained_by_our_config_and_told_beside_ours(finished):
     path, state = finished
     tables, jobs = read_tables(path)
     text, left = table_text(tables[0], jobs, state, draws=50)
-    assert left == ["later"]
+    assert left == ["later"] and "Each row is one training of 1 epochs;" in text
     head, _, ours, peer, later = (line.split(" | ") for line in text.splitlines()[2:7])
     assert [cell.strip("| ") for cell in head][2:] == [f"{metric} (n)" for metric in tables[0].metrics]
     assert "<br>" not in ours[2] and peer[2].count("<br>") == 1 and "to" in peer[2].split("<br>")[1]
