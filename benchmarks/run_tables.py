@@ -118,7 +118,7 @@ def table_of(
         cells = [_cell(metric, runs[name], other, tasks, draws) for metric in table.metrics] if name in runs else []
         empty = ["not trained yet"] + [""] * (len(table.metrics) - 1)
         lines.append(_line([label, size, *(cells or empty)]))
-    for name, baseline in baselines.items():
+    for name, baseline in sorted(baselines.items()):
         cells = [_cell(metric, baseline, reference, tasks, draws) for metric in table.metrics]
         lines.append(_line([name.replace("_", " "), "", *cells]))
     epochs = sorted({int(jobs[name].overrides["max_epochs"]) for name in table.rows})
@@ -154,11 +154,12 @@ def tell(jobs_file: Path, command: str, arguments: Sequence[str] | None = None) 
     if unknown := set(options.only or ()) - {table.name for table in tables}:
         parser.error(f"no table {', '.join(sorted(unknown))}; there are {', '.join(t.name for t in tables)}")
     if options.keep:
+        references = {table.reference for table in tables}
         for name in dict.fromkeys(name for table in tables for name in table.rows):
             if is_done(options.state / name):
                 run, under = run_of(jobs[name], options.state / name, options.device)
                 assert run is not None
-                keep(jobs[name], run, under)
+                keep(jobs[name], run, under if name in references else None)
     missing: list[str] = []
     for table in tables:
         if options.only and table.name not in options.only:
