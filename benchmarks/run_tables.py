@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.runs import KEPT, is_done, keep, kept, network_of, scored
+from benchmarks.runs import KEPT, is_done, keep, kept, kept_baselines, network_of, scored
 from mtnet.evaluation.bootstrap import DRAWS, Score
 from mtnet.evaluation.crop_baselines import crop_baselines
 from mtnet.evaluation.records import Evaluated
@@ -75,26 +75,22 @@ def table_text(
     A job is told that was trained below ``state``, or whose scores are kept. Values are of the test split with 95 %
     intervals over groups; under them the difference to the reference with its paired interval.
     """
-    runs: dict[str, Evaluated] = {}
-    baselines: Mapping[str, Evaluated] = {}
-    for name in table.rows:
-        run, under = run_of(jobs[name], state / name, device)
-        if run is not None:
-            runs[name] = run
-        if name == table.reference:
-            baselines = under
+    found = {name: run_of(jobs[name], state / name, device) for name in table.rows}
+    runs = {name: run for name, run in found.items() if run is not None}
+    baselines = baselines_of(jobs[table.reference], state / table.reference, device)
     return table_of(table, jobs, runs, baselines, draws=draws), [name for name in table.rows if name not in runs]
 
 
-def run_of(job: Job, folder: Path, device: str = "cpu") -> tuple[Evaluated | None, Mapping[str, Evaluated]]:
-    """A job's answers on its test split and the rows under it, scored where it was trained here, else as they are kept.
+def run_of(job: Job, folder: Path, device: str = "cpu") -> Evaluated | None:
+    """A job's answers on its test split, scored where it was trained here, else as they are kept, or None."""
+    return scored(job, folder, device=device) if is_done(folder) else kept(job)
 
-    None and nothing where it is neither.
-    """
+
+def baselines_of(job: Job, folder: Path, device: str = "cpu") -> Mapping[str, Evaluated]:
+    """The rows under a job: what could be told without looking into its images, made or kept as its answers are."""
     if not is_done(folder):
-        return kept(job)
-    run = scored(job, folder, device=device)
-    return run, crop_baselines(run, read_manifest(folder / "manifest.json"))
+        return kept_baselines(job)
+    return crop_baselines(scored(job, folder, device=device), read_manifest(folder / "manifest.json"))
 
 
 def table_of(
@@ -153,17 +149,16 @@ def tell(jobs_file: Path, command: str, arguments: Sequence[str] | None = None) 
     tables, jobs = read_tables(options.jobs)
     if unknown := set(options.only or ()) - {table.name for table in tables}:
         parser.error(f"no table {', '.join(sorted(unknown))}; there are {', '.join(t.name for t in tables)}")
+    chosen = [table for table in tables if not options.only or table.name in options.only]
     if options.keep:
         references = {table.reference for table in tables}
-        for name in dict.fromkeys(name for table in tables for name in table.rows):
-            if is_done(options.state / name):
-                run, under = run_of(jobs[name], options.state / name, options.device)
-                assert run is not None
-                keep(jobs[name], run, under if name in references else None)
+        for name in dict.fromkeys(name for table in chosen for name in table.rows):
+            job, folder = jobs[name], options.state / name
+            if is_done(folder):
+                under = baselines_of(job, folder, options.device) if name in references else {}
+                keep(job, scored(job, folder, device=options.device), under)
     missing: list[str] = []
-    for table in tables:
-        if options.only and table.name not in options.only:
-            continue
+    for table in chosen:
         text, left = table_text(table, jobs, options.state, device=options.device)
         print(text, end="\n\n")
         missing += left

@@ -107,11 +107,16 @@ def keep(job: Job, evaluated: Evaluated, baselines: Mapping[str, Evaluated] | No
         write_records(replace(records, samples=samples), kept_file(job, baseline))
 
 
-def kept(job: Job) -> tuple[Evaluated | None, Mapping[str, Evaluated]]:
-    """What ``keep`` kept of a job as it is now, and of the rows under it; None and nothing where there is nothing."""
+def kept(job: Job) -> Evaluated | None:
+    """What ``keep`` kept of a job as it is now."""
     own = kept_file(job)
-    rows = {path.stem.rpartition("--")[2]: read_records(path) for path in KEPT.glob(f"{own.stem}--*.json")}
-    return (read_records(own) if own.is_file() else None), rows
+    return read_records(own) if own.is_file() else None
+
+
+def kept_baselines(job: Job) -> dict[str, Evaluated]:
+    """The rows under a job as it is now that ``keep`` kept."""
+    files = KEPT.glob(f"{kept_file(job).stem}--*.json")
+    return {path.stem.rpartition("--")[2]: read_records(path) for path in files}
 
 
 def is_done(folder: Path) -> bool:

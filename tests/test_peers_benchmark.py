@@ -14,7 +14,7 @@ from PIL import Image
 from benchmarks import runs
 from benchmarks.peers import networks, nnunet
 from benchmarks.run_tables import into_card, read_tables, table_text, tell
-from benchmarks.runs import keep, kept, network_of, scored
+from benchmarks.runs import keep, kept, kept_baselines, network_of, scored
 from mtnet.evaluation.records import Evaluated, SampleRecord, read_records
 from mtnet.sources.manifest import read_manifest
 from mtnet.structures import ModelInfo
@@ -158,10 +158,11 @@ def test_the_rows_under_a_run_are_kept_beside_it(tmp_path, monkeypatch):
     job = Job("crops", "train.json", [["a", "b"]], {})
     run = Evaluated(ModelInfo("crops", "1", "0" * 64, "made"), "test", (SampleRecord("a/1", "a", "1", "/here/1.nii"),))
     keep(job, run, {"shape_only": replace(run, split="all")})
-    own, under = kept(job)
+    own = kept(job)
     assert own == replace(run, samples=(SampleRecord("a/1", "a", "1", "1.nii"),))
-    assert own is not None and under == {"shape_only": replace(own, split="all")}
-    assert kept(replace(job, name="crop")) == (None, {})
+    assert own is not None and kept_baselines(job) == {"shape_only": replace(own, split="all")}
+    other = replace(job, name="crop")
+    assert kept(other) is None and kept_baselines(other) == {}
 
 
 def test_what_is_kept_is_of_the_recipes_as_they_are(monkeypatch):
