@@ -51,6 +51,18 @@ class Sheet:
         self._pen.text((x + 13, y + 9), text, font=_font(14), fill=(0, 0, 0), anchor="mm", **_weight(True, (0, 0, 0)))
 
 
+def wrapped(text: str, size: int, width: int) -> list[str]:
+    """The text in lines of at most ``width`` pixels, broken between words; a longer word has a line of its own."""
+    font, lines = _font(size), [""]
+    for word in _drawable(text).split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
+
+
 class Panel:
     """A picture of part of a slice.
 

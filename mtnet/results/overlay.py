@@ -10,7 +10,7 @@ import numpy as np
 
 from mtnet.io.atomic import atomic_path
 from mtnet.results.axial_view import AxialView
-from mtnet.results.canvas import Panel, Sheet
+from mtnet.results.canvas import Panel, Sheet, wrapped
 from mtnet.results.codes import without_unit
 from mtnet.results.mask_boxes import mask_boxes
 from mtnet.results.notice import full_notice
@@ -20,6 +20,7 @@ from mtnet.structures import Findings, Lesion, Volume
 LUNG_WINDOW_HU = (-600.0, 1500.0)
 _MOST_SLICES = 6
 _MOST_LINES = 24
+_MOST_FLAGS, _FLAG_PX = 4, 15
 _SLICE_PX = 480
 _ZOOM_PX = 176
 _ZOOM_MM = 50.0
@@ -211,7 +212,7 @@ def _size(lesion: Lesion) -> list[str]:
 
 
 def overlay_page(findings: Findings, shown_how: str, cells: Sequence[Any], across: int) -> Any:
-    """A page of pictures of one size with head, legend and foot, as a Pillow image.
+    """A page of pictures of one size with head, what was flagged, legend and foot, as a Pillow image.
 
     Args:
         findings: what the head and the legend tell.
@@ -221,7 +222,8 @@ def overlay_page(findings: Findings, shown_how: str, cells: Sequence[Any], acros
     """
     cell_width, cell_height = cells[0].size
     width = max(_GAP + across * (cell_width + _GAP), 700)
-    head, row = 62, cell_height + _GAP
+    flags = _flags(findings, width - 2 * _GAP)
+    head, row = 62 + 22 * len(flags), cell_height + _GAP
     rows = -(-len(cells) // across)
     legend = _legend(findings)
     sheet = Sheet(width, head + rows * row + 24 * len(legend) + 62)
@@ -232,6 +234,8 @@ def overlay_page(findings: Findings, shown_how: str, cells: Sequence[Any], acros
     model = f"mtnet   {findings.model.name} {findings.model.version}   {shown_how}"
     sheet.text(_GAP, 38, model, 14, _FAINT, width=width - 2 * _GAP)
     sheet.text(width - _GAP, 12, "RESEARCH USE ONLY", 18, _WARNING, bold=True, right=True)
+    for n, line in enumerate(flags):
+        sheet.text(_GAP, 60 + 22 * n, line, _FLAG_PX, _WARNING)
     for n, cell in enumerate(cells):
         sheet.paste(cell, _GAP + (n % across) * (cell_width + _GAP), head + (n // across) * row)
     y = head + rows * row
@@ -243,6 +247,15 @@ def overlay_page(findings: Findings, shown_how: str, cells: Sequence[Any], acros
     uid = findings.source.series_instance_uid
     sheet.text(_GAP, y + 34, f"series {uid}" if uid else findings.source.file_name, 12, _FAINT, width=width - 2 * _GAP)
     return sheet.image
+
+
+def _flags(findings: Findings, width: int) -> list[str]:
+    """What is flagged of the image, told once each, in lines of at most ``width`` pixels."""
+    told = list(dict.fromkeys(line.message for line in findings.report if line.severity == "flagged"))
+    lines = [line for message in told[:_MOST_FLAGS] for line in wrapped(f"Flagged: {message}", _FLAG_PX, width)]
+    if len(told) > _MOST_FLAGS:
+        lines.append(f"Flagged: {len(told) - _MOST_FLAGS} more, see findings.json")
+    return lines
 
 
 def _legend(findings: Findings) -> list[tuple[tuple[int, int, int], str, str]]:

@@ -12,8 +12,9 @@ from PIL import Image
 
 from mtnet.results import write_overlay
 from mtnet.results.axial_view import AxialView
+from mtnet.results.canvas import wrapped
 from mtnet.results.overlay import colour_of
-from mtnet.structures import Findings, Geometry, Volume
+from mtnet.structures import Findings, Geometry, InputReport, ReportLine, Volume
 from tests.results.samples import ball, findings_on
 
 # Where the first slice lies on the page, in pixels; the line with the slice's number is at its top.
@@ -128,6 +129,29 @@ def test_the_training_data_stand_on_the_picture(tmp_path: Path) -> None:
     other = _page(dataclasses.replace(findings, model=model), volume, tmp_path)
     rows = np.flatnonzero((drawn != other).any(axis=(1, 2)))
     assert rows.min() > TOP + SIDE and np.ptp(rows) < 24
+
+
+def test_what_is_flagged_stands_whole_above_the_slices(tmp_path: Path) -> None:
+    findings, volume = _study(np.eye(3), SHAPE, SPACING)
+    plain = _page(findings, volume, tmp_path)
+    noted = InputReport((ReportLine("gap", "note", "A slice is missing."),))
+    np.testing.assert_array_equal(_page(dataclasses.replace(findings, report=noted), volume, tmp_path), plain)
+    message = "The image is unlike those that the network was trained for: " + "far off, " * 12 + "do not rely on it."
+    flagged = noted.plus([ReportLine("unlike_training", "flagged", message, where) for where in ("image", "twice")])
+    page = _page(dataclasses.replace(findings, report=flagged), volume, tmp_path)
+    added = page.shape[0] - plain.shape[0]
+    lines = wrapped(f"Flagged: {message}", 15, page.shape[1] - 2 * LEFT)
+    assert len(lines) > 1 and " ".join(lines) == f"Flagged: {message}" and added == 22 * len(lines)
+    for n in range(len(lines)):
+        assert (page[60 + 22 * n : 78 + 22 * n] > 150).any()
+    np.testing.assert_array_equal(page[TOP + added :], plain[TOP:])
+
+
+def test_of_many_flags_the_rest_is_counted(tmp_path: Path) -> None:
+    findings, volume = _study(np.eye(3), SHAPE, SPACING)
+    flagged = InputReport(tuple(ReportLine("odd", "flagged", f"Odd, {n} times.") for n in range(30)))
+    page = _page(dataclasses.replace(findings, report=flagged), volume, tmp_path)
+    assert page.shape[0] - _page(findings, volume, tmp_path).shape[0] == 5 * 22
 
 
 def test_sixty_lesions_make_six_slices_and_a_legend_of_bounded_length(tmp_path: Path) -> None:
