@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from mtnet.structures import Code, Label, OutputSpec
 from mtnet.structures.labels import labels_of
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 Variant = Literal["compact", "published"]
 Task = Literal["segmentation", "classification"]
 LossForm = Literal["additive", "convex"]
+OutlineLoss = Literal["dice", "dice_bce", "structure"]
 TASKS: tuple[Task, ...] = ("segmentation", "classification")
 
 SIZE = (256, 256)
@@ -158,24 +159,32 @@ def loss(
     form: LossForm = "additive",
     gamma: float = 2.0,
     class_images: Sequence[float] | None = BUSI_IMAGES,
+    outline: OutlineLoss = "dice",
 ) -> MultiTaskLoss:
     """Dice of ``pred`` and class-weighted focal loss of ``classification``, weighed by lambda.
+
+    Dice alone teaches next to nothing on images without a lesion and on lesions that are missed altogether, where its
+    gradient vanishes; ``dice_bce`` and ``structure`` do.
 
     Args:
         lambda_: see ``form``; 0.7 is the paper's best.
         form: ``additive``, Dice + lambda focal, or ``convex``, lambda Dice + (1 - lambda) focal.
         gamma: focusing power.
         class_images: training images of each class, whose inverse frequencies weigh the classes; none weighs all alike.
+        outline: in place of Dice: ``dice_bce`` (``BinarySegmentationLoss``) or ``structure`` (``StructureLoss``).
 
     Raises:
-        ValueError: an unknown form, or a lambda that it cannot have.
+        ValueError: an unknown form or loss, or a lambda that it cannot have.
     """
-    from mtnet.losses import DiceLoss, FocalLoss, MultiTaskLoss, inverse_frequency
+    from mtnet.losses import FocalLoss, MultiTaskLoss, inverse_frequency, make_segmentation_loss
 
-    if form not in ("additive", "convex"):
-        raise ValueError(f"form is {form!r}; expected one of additive, convex.")
+    for what, value, known in (("form", form, LossForm), ("outline", outline, OutlineLoss)):
+        if value not in get_args(known):
+            raise ValueError(f"{what} is {value!r}; expected one of {', '.join(get_args(known))}.")
     alpha = None if class_images is None else inverse_frequency(class_images)
-    terms = {SEGMENTATION.name: DiceLoss(activation="sigmoid"), CLASSIFICATION.name: FocalLoss(gamma, alpha)}
+    options = {"activation": "sigmoid"} if outline == "dice" else {}
+    mask = make_segmentation_loss(outline, **options)
+    terms = {SEGMENTATION.name: mask, CLASSIFICATION.name: FocalLoss(gamma, alpha)}
     if form == "convex":
         return MultiTaskLoss(terms, {SEGMENTATION.name: lambda_}, weighting="convex")
     return MultiTaskLoss(terms, {CLASSIFICATION.name: lambda_})

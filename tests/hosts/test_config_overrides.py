@@ -130,6 +130,7 @@ OWN: dict[str, list[tuple[str, Any, Check, Any]]] = {
         ("labels", ["cyst", "benign"], names("classification"), ["cyst", "benign"]),
         ("lambda_classification", 0.3, lambda p: weights(p)["classification"], 0.3),
         ("loss_form", "convex", lambda p: weights(p)["classification"], pytest.approx(0.3)),
+        ("outline_loss", "structure", lambda p: type(term(p, "pred")).__name__, "StructureLoss"),
         ("val_metric", "classification_auroc", of("validate#evaluator", "state", "key_metric_name"), None),
     ],
     "unet_v2_polyp": [

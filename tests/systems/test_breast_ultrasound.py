@@ -63,6 +63,21 @@ def test_lambda_multiplies_the_focal_term_or_splits_one():
             loss(**options)
 
 
+def test_a_missed_lesion_and_a_false_one_teach_by_more_than_dice():
+    for logit, lesion in ((-14.0, True), (8.0, False)):
+        slopes = {}
+        for outline in ("dice", "dice_bce", "structure"):
+            logits = torch.full((1, 1, 32, 32), logit, requires_grad=True)
+            mask = torch.zeros(1, 1, 32, 32)
+            mask[..., 8:16, 8:16] = float(lesion)
+            term = loss(outline=outline).terms["pred"](logits, mask)
+            (sum(term.values()) if isinstance(term, dict) else term).backward()
+            slopes[outline] = float(logits.grad.abs().sum())
+        assert slopes["dice"] < 0.001 * min(slopes["dice_bce"], slopes["structure"]), slopes
+    with pytest.raises(ValueError, match="dice, dice_bce, structure"):
+        loss(outline="iou")
+
+
 def test_classes_weigh_by_their_inverse_frequency_in_busi():
     logits = {"pred": torch.zeros(1, 1, 4, 4), "classification": torch.zeros(1, 3)}
     said = []
