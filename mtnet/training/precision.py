@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import Any
@@ -74,6 +75,7 @@ class AutocastInferer(Inferer):  # type: ignore[misc]  # MONAI is not typed
 def fastest(network: Callable[..., Any], inputs: Tensor) -> Setting:
     """The fastest setting for a step (forwards and backwards) of a copy of ``network``; the log has all times.
 
+    One that once gave a gradient that is not finite is not taken: with bfloat16 torch's 3D convolutions can, on a CPU.
     Neither the network nor torch's generators change. Of several processes the first one's choice counts.
 
     Args:
@@ -88,14 +90,16 @@ def fastest(network: Callable[..., Any], inputs: Tensor) -> Setting:
     with torch.random.fork_rng(devices=devices):
         # In turns, so that what else the machine does falls on all of them; the quickest of each counts.
         rounds = [{setting: _step_seconds(tried, few, setting) for setting in settings} for _ in range(_ROUNDS)]
-    seconds = {setting: min(taken[setting] for taken in rounds) for setting in settings}
+    taken = {setting: [one[setting] for one in rounds] for setting in settings}
+    seconds = {setting: math.inf if math.inf in each else min(each) for setting, each in taken.items()}
     chosen = gathered(min(settings, key=seconds.__getitem__))[0]
-    told = ", ".join(f"{_named(setting)} {1000 * taken:.0f} ms" for setting, taken in seconds.items())
+    told = ", ".join(f"{_named(setting)} {_milliseconds(one)}" for setting, one in seconds.items())
     _LOG.info("a step of %d samples takes %s: %s it is", len(few), told, _named(chosen))
     return chosen
 
 
 def _step_seconds(network: nn.Module, inputs: Tensor, setting: Setting) -> float:
+    """Of one step; infinite where its gradient is not finite."""
     precision, last = setting
     layout = _last(inputs) if last else torch.contiguous_format
     placed = inputs.contiguous(memory_format=layout)
@@ -107,7 +111,9 @@ def _step_seconds(network: nn.Module, inputs: Tensor, setting: Setting) -> float
     sum(answer.float().mean() for answer in answers.values()).backward()
     if placed.device.type == "cuda":
         torch.cuda.synchronize(placed.device)
-    return perf_counter() - begin
+    taken = perf_counter() - begin
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    return taken if all(bool(torch.isfinite(one).all()) for one in gradients) else math.inf
 
 
 def _autocast(inputs: Tensor, dtype: torch.dtype) -> torch.autocast:
@@ -125,6 +131,10 @@ def _lay_out(network: nn.Module, layout: torch.memory_format) -> None:
     for tensor in (*network.parameters(), *network.buffers()):
         if tensor.ndim in axes:
             tensor.data = tensor.data.contiguous(memory_format=layout)
+
+
+def _milliseconds(seconds: float) -> str:
+    return "no finite gradient" if math.isinf(seconds) else f"{1000 * seconds:.0f} ms"
 
 
 def _named(setting: Setting) -> str:

@@ -36,7 +36,8 @@ class StepSeeds:
 class ClippedGradients:
     """Shorten the network's gradient to at most ``longest`` before the optimiser's step.
 
-    A step whose gradient is not finite is left out; how many there were is told at the end of the epoch.
+    A step whose gradient is not finite is left out; how many there were is told at the end of the epoch, which raises a
+    ``RuntimeError`` where there was no other step.
 
     Args:
         network: whose gradient it is.
@@ -51,7 +52,7 @@ class ClippedGradients:
             raise ValueError(f"The longest gradient is {longest}; expected more than 0 (inf for no limit).")
         self.network = network
         self.longest = longest
-        self.left_out = 0
+        self.steps = self.left_out = 0
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer."""
@@ -60,6 +61,7 @@ class ClippedGradients:
 
     def __call__(self, engine: Engine) -> None:
         """Shorten the gradient of this step."""
+        self.steps += 1
         length = nn.utils.clip_grad_norm_(self.network.parameters(), self.longest)
         if not bool(torch.isfinite(length)):
             # Parameters without a gradient are passed over by every optimiser of torch.
@@ -67,7 +69,17 @@ class ClippedGradients:
             self.left_out += 1
 
     def tell(self, engine: Engine) -> None:
-        """Say how many steps of the epoch were left out."""
-        if self.left_out:
-            engine.logger.warning("%d steps were left out: their gradients were not finite", self.left_out)
-        self.left_out = 0
+        """Say how many steps of the epoch were left out.
+
+        Raises:
+            RuntimeError: all of them were.
+        """
+        steps, left_out = self.steps, self.left_out
+        self.steps = self.left_out = 0
+        if left_out:
+            engine.logger.warning("%d steps were left out: their gradients were not finite", left_out)
+        if left_out and left_out == steps:
+            raise RuntimeError(
+                f"No step of epoch {engine.state.epoch} had a finite gradient, so nothing was learnt. Train with "
+                "precision float32 or a smaller learning_rate, and look for images whose values are not finite."
+            )

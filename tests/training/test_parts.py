@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import logging
+import math
 import sys
 import time
+from itertools import cycle
 from types import SimpleNamespace
 
 import numpy as np
@@ -125,6 +127,12 @@ def test_long_gradients_are_shortened_and_steps_without_a_finite_one_left_out(ca
     with pytest.raises(ValueError, match="longest"):
         ClippedGradients(layer, 0.0)
 
+    gradients = iter([[math.nan, 1.0], [0.3, 0.4], [math.inf, 1.0], [math.nan, 1.0]])
+    with pytest.raises(RuntimeError, match=r"epoch 2 had a finite gradient.*precision float32"):
+        engine = step_engine(step, optimizer=optimizer)
+        ClippedGradients(layer, 1.0).attach(engine)
+        engine.run([0] * 2, max_epochs=2)
+
 
 def test_balance_moves_kinds_from_as_frequent_as_they_are_to_equally_frequent():
     kinds = ["a"] * 90 + ["b"] * 9 + ["c"]
@@ -208,6 +216,18 @@ def test_the_fastest_precision_is_measured_told_and_kept(monkeypatch, caplog):
     again.load_state_dict(inferer.state_dict())
     monkeypatch.setattr(precision, "fastest", None)
     assert again(image, network)["pred"].dtype == torch.bfloat16
+
+
+def test_a_precision_that_once_gave_no_finite_gradient_is_not_taken(monkeypatch, caplog):
+    times = {("float32", False): [4.0], ("bfloat16", False): [3.0], ("float32", True): [5.0]}
+    times[("bfloat16", True)] = [1.0, math.inf, 1.0, 1.0]
+    turns = {setting: cycle(each) for setting, each in times.items()}
+    monkeypatch.setattr(precision, "_step_seconds", lambda network, inputs, setting: next(turns[setting]))
+    with caplog.at_level(logging.INFO, "mtnet.training"):
+        assert precision.fastest(Small(), torch.rand(6, 3, 16, 16)) == ("bfloat16", False)
+    assert "bfloat16 channels-last no finite gradient: bfloat16 it is" in caplog.text
+    monkeypatch.undo()
+    assert precision._step_seconds(Small(), torch.full((2, 3, 16, 16), math.inf), ("float32", False)) == math.inf
 
 
 def test_the_bar_tells_every_term_on_a_terminal_alone(monkeypatch):
