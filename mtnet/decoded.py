@@ -68,7 +68,7 @@ or under its output's name in ``extras`` what JSON can hold; a key in it carries
 
 
 def decode_all(specs: Sequence[OutputSpec], seen: Seen) -> Decoded:
-    """What all outputs say, one after the other.
+    """What all outputs say, one after the other, and where they contradict each other.
 
     Raises:
         ValueError: an outside kind has no decoder, or its package cannot be loaded.
@@ -76,7 +76,28 @@ def decode_all(specs: Sequence[OutputSpec], seen: Seen) -> Decoded:
     made = Decoded(labels=tuple(label for spec in specs if spec.name == "pred" for label in drawn_labels(spec)))
     for spec in specs:
         decode(made, spec, seen)
+    made.lines = (*made.lines, *_disagreements(made, specs))
     return made
+
+
+def _disagreements(made: Decoded, specs: Sequence[OutputSpec]) -> list[ReportLine]:
+    """A line where something is outlined in an image whose class says that it shows no lesion.
+
+    Nothing is taken away: which of the two answers is right is for whoever looks at the image.
+    """
+    if not made.lesions and (made.label_map is None or not made.label_map.array.any()):
+        return []
+    free = {(spec.name, label.name) for spec in specs for label in spec.labels if label.lesion_free}
+    return [
+        ReportLine(
+            "answers_disagree",
+            "flagged",
+            f"Something is outlined in the image, which is called {one.name} all the same: one of the two is wrong.",
+            "image",
+        )
+        for one in made.image_classes
+        if one.present and (one.output, one.name) in free
+    ]
 
 
 def decode(made: Decoded, spec: OutputSpec, seen: Seen) -> None:

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 from monai.transforms import Compose
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from mtnet.inference import MultiTaskInferer
 from mtnet.predictor import Predictor, ReadOptions
 from mtnet.results import read_findings_json, write_findings_json
-from mtnet.structures import InputDomain, Measured, OutputSpec, RefusedError
+from mtnet.structures import Findings, InputDomain, Label, Measured, OutputSpec, RefusedError
 from tests.builders import write_ct_series
 from tests.bundles import blob_predictor
 from tests.planes import MODEL, PHOTO, PRED, US, SpotNet, chain, region, save, spot, spot_predictor, write_dicom
@@ -92,6 +93,30 @@ def test_without_a_pixel_size_lengths_are_in_pixels_alone(tmp_path: Path) -> Non
     assert "pixel_spacing_unknown" in found.report.codes
     (bright,) = found.image_classes
     assert bright.present
+
+
+def test_an_outline_in_an_image_that_is_called_free_of_lesions_stays_and_is_flagged(tmp_path: Path) -> None:
+    class Called(SpotNet):
+        def __init__(self, probability: float) -> None:
+            super().__init__()
+            classes = (Label(0, "ill"), Label(1, "normal", lesion_free=True))
+            self.outputs = (*self.outputs[:2], OutputSpec("classes", "global", classes, activation="softmax"))
+            self.logits = torch.tensor([1 - probability, probability]).log()
+
+        def forward(self, image: Tensor) -> dict[str, Tensor]:
+            return {**super().forward(image), "classes": self.logits.expand(len(image), 2)}
+
+    def answered(probability: float, pixels: NDArray[np.uint8]) -> Findings:
+        domain = InputDomain(spatial_dims=2, colour="any")
+        predictor = Predictor(Called(probability), chain(), MultiTaskInferer(None, 0.25, 1), MODEL, domain=domain)
+        return predictor.run(save(tmp_path / "a.png", pixels))
+
+    ill, normal = (answered(probability, spot(SHAPE, LOW, HIGH)) for probability in (0.4, 0.6))
+    assert len(ill.lesions) == 1 and "answers_disagree" not in ill.report.codes
+    (told,) = [line for line in normal.report if line.code == "answers_disagree"]
+    assert told.severity == "flagged" and "called normal" in told.message
+    assert len(normal.lesions) == 1 and normal.label_map is not None and normal.label_map.array.any()
+    assert "answers_disagree" not in answered(0.9, np.zeros((67, 101), np.uint8)).report.codes
 
 
 def test_an_rgb_photograph_is_answered(tmp_path: Path) -> None:
