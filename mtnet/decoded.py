@@ -15,6 +15,7 @@ from mtnet.inference.mask_lesions import lesions_of_mask
 from mtnet.inference.measured import decode_measured
 from mtnet.structures import Geometry, ImageClass, Label, Lesion, Measured, OutputSpec, ReportLine, Volume
 from mtnet.structures.kinds import of_kind
+from mtnet.structures.labels import LESION_FREE
 
 if TYPE_CHECKING:
     from mtnet.inference.plan import Outputs
@@ -76,18 +77,17 @@ def decode_all(specs: Sequence[OutputSpec], seen: Seen) -> Decoded:
     made = Decoded(labels=tuple(label for spec in specs if spec.name == "pred" for label in drawn_labels(spec)))
     for spec in specs:
         decode(made, spec, seen)
-    made.lines = (*made.lines, *_disagreements(made, specs))
+    made.lines = (*made.lines, *_disagreements(made))
     return made
 
 
-def _disagreements(made: Decoded, specs: Sequence[OutputSpec]) -> list[ReportLine]:
+def _disagreements(made: Decoded) -> list[ReportLine]:
     """A line where something is outlined in an image whose class says that it shows no lesion.
 
     Nothing is taken away: which of the two answers is right is for whoever looks at the image.
     """
     if not made.lesions and (made.label_map is None or not made.label_map.array.any()):
         return []
-    free = {(spec.name, label.name) for spec in specs for label in spec.labels if label.lesion_free}
     return [
         ReportLine(
             "answers_disagree",
@@ -96,7 +96,7 @@ def _disagreements(made: Decoded, specs: Sequence[OutputSpec]) -> list[ReportLin
             "image",
         )
         for one in made.image_classes
-        if one.present and (one.output, one.name) in free
+        if one.present and one.name in LESION_FREE
     ]
 
 

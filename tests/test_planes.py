@@ -99,7 +99,7 @@ def test_an_outline_in_an_image_that_is_called_free_of_lesions_stays_and_is_flag
     class Called(SpotNet):
         def __init__(self, probability: float) -> None:
             super().__init__()
-            classes = (Label(0, "ill"), Label(1, "normal", lesion_free=True))
+            classes = (Label(0, "ill"), Label(1, "normal"))
             self.outputs = (*self.outputs[:2], OutputSpec("classes", "global", classes, activation="softmax"))
             self.logits = torch.tensor([1 - probability, probability]).log()
 

@@ -22,11 +22,9 @@ from mtnet.predictor import Answers, Case
 from mtnet.sources.manifest import Sample
 from mtnet.structures import Findings, OutputSpec
 from mtnet.structures.kinds import of_kind
+from mtnet.structures.labels import LESION_FREE
 
 Record = Mapping[str, Any]
-
-_NOTHING = ("normal", "none")
-"""Classes of images in which nothing is to be found."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -135,7 +133,7 @@ def known_presence(sample: Sample, names: Sequence[str]) -> dict[str, bool]:
     where its class is one of them or says that there is nothing (``normal``, ``none``)."""
     known = {name: sample.values[f"{name}s"] > 0 for name in names if f"{name}s" in sample.values}
     known |= {name: sample.values[name] >= 0.5 for name in names if name in sample.values}
-    if sample.image_class not in (*names, *_NOTHING):
+    if sample.image_class not in (*names, *LESION_FREE):
         return known
     return {name: sample.image_class == name for name in names} | known
 

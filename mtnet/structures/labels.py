@@ -20,6 +20,10 @@ class Code:
                 raise ValueError(f"Code.{name} is empty; a coded concept needs value, scheme and meaning.")
 
 
+LESION_FREE = ("normal", "none")
+"""Names of image classes that say that the image shows nothing to find."""
+
+
 @dataclass(frozen=True, slots=True)
 class Label:
     """One class of an output.
@@ -30,7 +34,6 @@ class Label:
         colour: red, green, blue in 0..255 for overlays and DICOM SEG.
         code: what it is (SNOMED CT where there is a code).
         region: where in the body it lies, if one place holds for all of them.
-        lesion_free: of a class of whole images: they show nothing to outline.
     """
 
     value: int
@@ -38,7 +41,6 @@ class Label:
     colour: tuple[int, int, int] = (255, 255, 255)
     code: Code | None = None
     region: Code | None = None
-    lesion_free: bool = False
 
     def __post_init__(self) -> None:
         if self.value < 0:

@@ -46,7 +46,7 @@ BUSI_IMAGES = (437, 210, 133)
 """Benign, malignant and normal images of the whole data set (Al-Dhabyani et al., 2020)."""
 
 LESION = Label(1, "breast_lesion", (255, 170, 0), Code("52988006", "SCT", "Lesion"), Code("76752008", "SCT", "Breast"))
-IMAGE_CLASSES = (Label(0, "benign"), Label(1, "malignant"), Label(2, "normal", lesion_free=True))
+IMAGE_CLASSES = (Label(0, "benign"), Label(1, "malignant"), Label(2, "normal"))
 
 SEGMENTATION = OutputSpec("pred", "dense", (LESION,), (1,), "sigmoid")
 CLASSIFICATION = OutputSpec("classification", "global", IMAGE_CLASSES, activation="softmax")

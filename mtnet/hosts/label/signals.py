@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mtnet.answers import Answers
 from mtnet.structures import Findings, OutputSpec
+from mtnet.structures.labels import LESION_FREE
 
 _RATING = re.compile(r"rating (\d+) to (\d+)")
 
@@ -141,7 +142,7 @@ def _nothing(spec: OutputSpec) -> str | None:
     """The class of a global output that says that there is no lesion."""
     if spec.activation != "softmax":
         return None
-    return next((label.name for label in spec.labels if label.name in ("normal", "none", "background")), None)
+    return next((label.name for label in spec.labels if label.name in (*LESION_FREE, "background")), None)
 
 
 def _unsure(specs: Sequence[OutputSpec], answers: Answers, findings: Findings) -> list[float]:
