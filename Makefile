@@ -44,7 +44,7 @@ $(STAMP): constraints.txt setup.cfg
 	@if [ ! -x $(PY) ] || ! cmp -s constraints.txt $(STAMP); then \
 		rm -rf $(VENV) && $(PYTHON) -m venv $(VENV) && \
 		$(PY) -m pip install --quiet -c constraints.txt torch setuptools wheel && \
-		$(PY) -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[onnx,openvino,node,batch,ray,test,lint]'; \
+		$(PY) -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[onnx,openvino,node,batch,ray,tensorboard,test,lint]'; \
 	fi
 	@$(PY) -c 'import torchvision' 2>/dev/null || { \
 		SITE=$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \

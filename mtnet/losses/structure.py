@@ -52,7 +52,24 @@ class StructureLoss(nn.Module):
         """Mean of the window around each pixel, one axis after another; outside the image it is 0."""
         half = self.window // 2
         for axis in range(2, mask.dim()):
-            rows = mask.movedim(axis, -1)
-            padded = F.pad(rows, (half, half)).flatten(0, -2)[:, None]
-            mask = F.avg_pool1d(padded, self.window, stride=1).reshape(rows.shape).movedim(-1, axis)
+            rows = F.pad(mask.movedim(axis, -1), (half, half))
+            mask = _sums_of_neighbours(rows, self.window).movedim(-1, axis) / self.window
         return mask
+
+
+def _sums_of_neighbours(rows: Tensor, count: int) -> Tensor:
+    """Sums of ``count`` neighbours in the last axis, from each place that has so many.
+
+    Sums of 1, 2, 4, ... neighbours make up those of any count with few additions of whole rows; torch's average pooling
+    of one axis takes more than twice as long on a CPU.
+    """
+    places = rows.shape[-1] - count + 1
+    some, of, done = rows, 1, 0
+    total = torch.zeros_like(rows[..., :places])
+    while done < count:
+        if count & of:
+            total = total + some[..., done : done + places]
+            done += of
+        if done < count:
+            some, of = some[..., :-of] + some[..., of:], 2 * of
+    return total
