@@ -130,6 +130,27 @@ def test_each_of_our_3d_encoders_has_the_channels_and_strides_of_its_2d_namesake
     assert (flat.channels, flat.strides) == (deep.channels, deep.strides)
 
 
+@pytest.mark.parametrize("name", ["cs3darknet_s", "resnet18", "regnetx_002"])
+def test_every_residual_block_of_a_new_encoder_takes_part_from_the_first_step(name):
+    timm = pytest.importorskip("timm")
+
+    def closed(net: nn.Module) -> int:
+        return sum(isinstance(layer, nn.BatchNorm2d) and not layer.weight.any() for layer in net.modules())
+
+    assert closed(timm.create_model(name)) > 0
+    assert closed(make_encoder(name, 2, 3)) == 0
+
+
+def test_an_encoder_keeps_what_its_weights_say_of_a_residual_block(tmp_path):
+    encoder = make_encoder("resnet18", 2, 3)
+    with torch.no_grad():
+        encoder.net.layer1[0].bn2.weight.zero_()
+    save_state(encoder, tmp_path / "encoder.pt")
+    again = make_encoder("resnet18", 2, 3, weights=tmp_path / "encoder.pt")
+    assert not again.net.layer1[0].bn2.weight.any()
+    assert again.net.layer1[1].bn2.weight.all()
+
+
 # ---- the same answers as timm's
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mtnet.nets import Branch, ClassificationHead, DetectionHead, MultiTaskNet, SegmentationHead, UNetDecoder
-from mtnet.nets.heads import DecodingHead, RegressionHead
+from mtnet.nets.heads import DecodingHead, ReconstructionHead, RegressionHead
 from mtnet.structures import Label, OutputSpec
 from tests.nets.builders import BOXES, CLASSES, TISSUES, image, parameters
 
@@ -50,6 +50,20 @@ HEADS = {
 
 def read_by(head: nn.Module, dims: int) -> list[Tensor]:
     return levels(dims)[:2] if isinstance(head, DetectionHead) else levels(dims)
+
+
+@pytest.mark.parametrize("kernel_size", [1, 3])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_new_head_of_one_label_or_value_begins_near_undecided(dims, kernel_size):
+    torch.manual_seed(0)
+    drawn = [torch.randn(4, 64, *[16] * dims)]
+    for head in (
+        SegmentationHead(dims, (64,), (1,), labels=TISSUES[:1], activation="sigmoid", kernel_size=kernel_size),
+        ReconstructionHead(dims, (64,), (1,), kernel_size=kernel_size),
+    ):
+        (answer,) = head(drawn).values()
+        # Weights by the fan-out alone would give 11.
+        assert 0.5 < answer.std() < 2.5
 
 
 @pytest.mark.parametrize("name", HEADS)

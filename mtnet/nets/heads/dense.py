@@ -37,7 +37,7 @@ class _DenseHead(nn.Module):
         self.level = list(strides_in).index(output.strides[0] * upsample)
         self.name = output.name
         self.dropout = make_dropout(dropout, spatial_dims)
-        self.conv = make_conv(spatial_dims, channels_in[self.level], output.value_channels, kernel_size)
+        self.conv = _answering_conv(spatial_dims, channels_in[self.level], output.value_channels, kernel_size)
         self.upsample = upsample
         self.align_corners = align_corners
         self.mode = "bilinear" if spatial_dims == 2 else "trilinear"
@@ -117,7 +117,7 @@ class SegmentationHead(_DenseHead):
             )
         self.auxiliary_levels = [list(strides_in).index(stride) for stride in auxiliary_strides]
         self.auxiliary_convs = nn.ModuleList(
-            make_conv(spatial_dims, channels_in[level], len(output.labels), kernel_size)
+            _answering_conv(spatial_dims, channels_in[level], len(output.labels), kernel_size)
             for level in self.auxiliary_levels
         )
         strides = [stride // upsample for stride in auxiliary_strides]
@@ -182,3 +182,11 @@ class ReconstructionHead(_DenseHead):
         """Answer: ``[(B, C, *S/stride), ...] -> {name: (B, channels, *S/stride)}`` in the output's units."""
         drawn = self.conv(self.dropout(levels[self.level])).float()
         return {self.name: drawn * self.scale + self.offset}
+
+
+def _answering_conv(spatial_dims: int, channels_in: int, channels: int, kernel_size: int) -> nn.Module:
+    """Glorot's initialisation (as smp's heads have it): He's by the fan-out takes the few channels of an answer for a
+    reason for large weights, and from logits of 5 and more a network learns slowly."""
+    conv = make_conv(spatial_dims, channels_in, channels, kernel_size)
+    nn.init.xavier_uniform_(conv.weight)
+    return conv
