@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from mtnet.losses import StructureLoss
 
@@ -59,3 +60,17 @@ def test_unknown_pixels_neither_cost_nor_teach() -> None:
 def test_an_even_window_is_refused() -> None:
     with pytest.raises(ValueError, match="odd number"):
         StructureLoss(window=30)
+
+
+@pytest.mark.parametrize("window", [1, 3, 7, 21, 31])
+def test_the_surroundings_are_torch_s_mean_of_the_window(window: int) -> None:
+    draw = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 1, 40, 56, generator=draw)
+    mask = (torch.rand(2, 1, 40, 56, generator=draw) > 0.7).float()
+    mean = functional.avg_pool2d(mask, window, stride=1, padding=window // 2)
+    weight = 1 + 5 * (mean - mask).abs()
+    entropy = functional.binary_cross_entropy_with_logits(logits, mask, reduction="none")
+    inter = (weight * logits.sigmoid() * mask).sum((2, 3))
+    union = (weight * (logits.sigmoid() + mask)).sum((2, 3)) - inter
+    expected = (weight * entropy).sum((2, 3)) / weight.sum((2, 3)) + 1 - (inter + 1) / (union + 1)
+    assert float(StructureLoss(window=window)(logits, mask)) == pytest.approx(float(expected.mean()), rel=1e-5)
