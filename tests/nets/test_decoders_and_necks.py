@@ -93,6 +93,20 @@ def test_levels_that_a_part_cannot_read_are_an_error_that_says_which(make, messa
         make()
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_a_level_reaches_every_product_of_sdi_before_the_others_say_anything(dims, level):
+    neck = SDI(dims, CHANNELS, STRIDES, channels=4)
+    reduced = [torch.zeros(1, 4, *x.shape[2:]) for x in NECKS["sdi"].given(dims)]
+    for infuse in neck.infuse:
+        torch.testing.assert_close(infuse(reduced), torch.ones_like(reduced[infuse.target]))
+    reduced[level] = 1 + torch.rand_like(reduced[level])
+    own = neck.infuse[level]
+    torch.testing.assert_close(own(reduced), own.views[level](reduced[level]))
+    for infuse in neck.infuse:
+        assert (infuse(reduced) - 1).abs().mean() > 0.05
+
+
 def test_spp_is_max_pools_of_5_9_and_13():
     neck = SPP(2, CHANNELS, STRIDES, norm="batch").eval()
     given = NECKS["spp"].given(2)

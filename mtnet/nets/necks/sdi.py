@@ -17,7 +17,9 @@ class SDI(nn.Module):
 
     Level by level: channel and spatial attention (:class:`CBAM`), a 1-wide convolution with norm and no ReLU to
     ``channels``. Then, for each level, all levels are brought to its size (finer ones by the mean, coarser ones
-    linearly with aligned corners), each goes through a 3-wide convolution of its own, and they are multiplied.
+    linearly with aligned corners), each goes through a 3-wide convolution of its own, and they are multiplied. The
+    biases of these convolutions begin at 1, where the authors leave PyTorch's: what is multiplied begins around 1, so
+    that every level reaches the product before the others have learnt anything.
 
     Args:
         spatial_dims: 2 or 3.
@@ -73,12 +75,10 @@ class _Infusion(nn.Module):
         super().__init__()
         self.target = target
         # Levels divide one another, so the mean over whole blocks is the authors' adaptive pooling, and exports.
-        # PyTorch's own start, as the authors' code has it: with He's the product of all levels would be far too large.
         mean = nn.AvgPool2d if spatial_dims == 2 else nn.AvgPool3d
         self.views = nn.ModuleList(
             nn.Sequential(
-                mean(strides[target] // stride) if i < target else nn.Identity(),
-                Conv[Conv.CONV, spatial_dims](channels, channels, 3, padding=1),
+                mean(strides[target] // stride) if i < target else nn.Identity(), _around_one(spatial_dims, channels)
             )
             for i, stride in enumerate(strides)
         )
@@ -94,3 +94,11 @@ class _Infusion(nn.Module):
             x = view(x)
             product = x if i == 0 else product * x
         return product
+
+
+def _around_one(spatial_dims: int, channels: int) -> nn.Module:
+    # PyTorch's own weights, as the authors' code has it: with He's the product of all levels would be far too large.
+    conv: nn.Conv2d | nn.Conv3d = Conv[Conv.CONV, spatial_dims](channels, channels, 3, padding=1)
+    assert conv.bias is not None
+    nn.init.ones_(conv.bias)
+    return conv
