@@ -106,7 +106,7 @@ class Bundle:
 
         ``other_weights`` of the metadata offers some: file name in ``models`` to what holds of them in place of what
         the metadata say (``weights_sha256``, ``training_data``, ``weights_licence``, ``input_domain``...) and, as
-        ``config``, ids of the inference config (``labels``). Whatever file has that SHA-256 is known as such.
+        ``config``, ids of the inference config (``labels``, ``size``). Whatever file has that SHA-256 is known as such.
 
         Args:
             weights: a file, or the name of one that the bundle offers; None for its own.

@@ -22,7 +22,7 @@ SKIN = {
     "training_data": "pictures of skin",
     "weights_licence": "CC0-1.0",
     "eval_metrics": {"skin_dice": 0.5},
-    "config": {"labels": ["skin lesion"]},
+    "config": {"labels": ["skin lesion"], "size": [64, 32]},
     "input_domain": {"spatial_dims": 2, "colour": "colour", "modalities": ["DMS"]},
 }
 
@@ -40,7 +40,7 @@ def offering(tmp_path: Path) -> Path:
     return folder
 
 
-def test_weights_that_a_bundle_offers_come_by_name_with_their_own_terms_labels_and_domain(offering):
+def test_weights_that_a_bundle_offers_come_by_name_with_their_own_terms_labels_domain_and_size(offering):
     own = Predictor.from_bundle(offering)
     for weights in ("skin.pt", offering / "models" / "skin.pt"):
         other = Predictor.from_bundle(offering, weights=weights)
@@ -49,6 +49,8 @@ def test_weights_that_a_bundle_offers_come_by_name_with_their_own_terms_labels_a
         assert other.domain.modalities == ("DMS",)
         label = other.network.outputs[0].labels[0]
         assert (label.name, label.code.value, label.region.value) == ("skin lesion", "95324001", "39937001")
+        assert other.preprocessing({"image": torch.zeros(3, 40, 30)})["image"].shape == (3, 64, 32)
+    assert own.preprocessing({"image": torch.zeros(3, 40, 30)})["image"].shape == (3, 32, 32)
     assert own.model.weights_sha256 != other.model.weights_sha256
     assert own.network.outputs[0].labels[0].name == "polyp"
     assert own.model.weights_licence != "CC0-1.0"
@@ -84,7 +86,9 @@ def test_a_batch_with_other_weights_is_another_batch(offering):
     assert Settings(str(offering), str(offering / "models" / "skin.pt")).key() in keys
 
 
-def test_monai_s_run_refuses_them_until_the_network_has_their_labels(offering):
+def test_monai_s_run_refuses_them_until_the_network_has_their_labels_and_says_where_the_size_is_not_theirs(
+    offering, caplog
+):
     def run(**changes: object) -> object:
         parser = ConfigParser()
         parser.read_config(str(offering / "configs" / "inference.json"))
@@ -93,7 +97,11 @@ def test_monai_s_run_refuses_them_until_the_network_has_their_labels(offering):
 
     with pytest.raises((BundleError, RuntimeError)) as caught:
         run()
-    assert "is for labels ['skin lesion'], the network has polyp; override labels" in repr(
-        caught.value.__cause__ or caught
-    )
-    assert run(labels=["skin lesion"]).predictor.model.training_data == "pictures of skin"
+    told = str(caught.value.__cause__ or caught.value)
+    assert """the network has polyp; run with --labels "['skin lesion']" --size "[64, 32]".""" in told
+    assert run(labels=["skin lesion"], size=[64, 32]).predictor.model.training_data == "pictures of skin"
+    assert not caplog.records
+    run(labels=["skin lesion"])
+    assert [line.getMessage() for line in caplog.records] == [
+        "skin.pt was trained at size [64, 32], this run has [32, 32]"
+    ]

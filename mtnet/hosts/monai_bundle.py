@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from mtnet.inference import MultiTaskInferer
     from mtnet.inference.calibration import Calibration
     from mtnet.nets import MultiTaskNet
+
+_LOG = logging.getLogger("mtnet.hosts")
 
 
 def bundle_root(name: str) -> str:
@@ -48,12 +51,16 @@ class BundleWeights:
         network: that the evaluator runs.
         weights: load this file in place of the bundle's own, or the one of this name that it offers; nobody vouches for
             a file then.
+        size: that images are brought to; weights that the bundle offers for another are told of in the log.
     """
 
-    def __init__(self, bundle_root: str, network: MultiTaskNet, weights: str | None = None) -> None:
+    def __init__(
+        self, bundle_root: str, network: MultiTaskNet, weights: str | None = None, size: Sequence[int] | None = None
+    ) -> None:
         self.bundle_root = Path(bundle_root)
         self.network = network
         self.weights = weights
+        self.size = size
 
     def attach(self, engine: Engine) -> None:
         """Attach to an evaluator."""
@@ -68,7 +75,9 @@ class BundleWeights:
             BundleError: there is no such bundle, or its weights are missing, not its own, or for other labels.
             ValueError: the weights do not fit the network.
         """
-        _, calibration = _load_weights(self.network, Bundle.read(self.bundle_root).with_weights(self.weights))
+        _, calibration = _load_weights(
+            self.network, Bundle.read(self.bundle_root).with_weights(self.weights), self.size
+        )
         if calibration is not None:
             calibration.apply(self.network)
 
@@ -80,7 +89,7 @@ class StudyRun:
         bundle_root: the bundle; its weights are loaded and checked.
         network, preprocessing, inferer: as the config made them, overrides included.
         device: where to run.
-        weights: as ``BundleWeights``.
+        weights, size: as ``BundleWeights``.
 
     Raises:
         BundleError: there is no such bundle, its input domain is not valid, or its weights are missing, not its own, or
@@ -96,9 +105,10 @@ class StudyRun:
         inferer: MultiTaskInferer,
         device: str = "cpu",
         weights: str | None = None,
+        size: Sequence[int] | None = None,
     ) -> None:
         bundle = Bundle.read(Path(bundle_root)).with_weights(weights)
-        model, calibration = _load_weights(network, bundle)
+        model, calibration = _load_weights(network, bundle, size)
         self.predictor = Predictor(network, preprocessing, inferer, model, device, bundle.input_domain(), calibration)
 
     def __call__(
@@ -133,15 +143,23 @@ class StudyRun:
         return files
 
 
-def _load_weights(network: MultiTaskNet, bundle: Bundle) -> tuple[ModelInfo, Calibration | None]:
+def _load_weights(
+    network: MultiTaskNet, bundle: Bundle, size: Sequence[int] | None
+) -> tuple[ModelInfo, Calibration | None]:
     from mtnet.inference.calibration import read_calibration
     from mtnet.nets import load_state
 
     model = bundle.model_info()
+    first = Bundle.read(bundle.folder).config
+    options = {key: value for key, value in bundle.config.items() if value != first.get(key)}
     names, own = bundle.config.get("labels"), {label.name for spec in network.outputs for label in spec.labels}
     if bundle.given_weights is not None and names is not None and not own.issuperset(names):
+        overrides = " ".join(f'--{key} "{value}"' for key, value in ({"labels": names} | options).items())
         told = ", ".join(sorted(own))
-        raise BundleError(f"{bundle.weights.name} is for labels {names}, the network has {told}; override labels.")
+        raise BundleError(f"{bundle.weights.name} is for labels {names}, the network has {told}; run with {overrides}.")
+    trained = options.get("size")
+    if trained is not None and size is not None and list(size) != trained:
+        _LOG.warning("%s was trained at size %s, this run has %s", bundle.weights.name, trained, list(size))
     load_state(network, bundle.weights)
     return model, read_calibration(bundle.weights, model.weights_sha256)
 
