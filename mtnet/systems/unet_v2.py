@@ -105,7 +105,7 @@ def network(
         # The paper's levels are those of PVTv2; other encoders have finer ones too.
         neck = PickLevels(*levels, [stride for stride in trunk.strides if stride >= 4])
         levels = neck.channels, neck.strides
-    elif decoder in ("unet", "unetplusplus"):
+    elif decoder in ("unet", "unetplusplus", "infused_unet"):
         decoding["levels"] = 1 + len(AUXILIARY)
     skips: Any = make_decoder(decoder, spatial_dims, *levels, **decoding)
     told = labels_of((POLYP,) if labels is None else labels, (POLYP, SKIN_LESION), 1)

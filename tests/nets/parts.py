@@ -30,6 +30,7 @@ from mtnet.nets.blocks import Norm
 from mtnet.nets.decoders import (
     DeepLabV3PlusDecoder,
     FPNDecoder,
+    InfusedUNetDecoder,
     LevelTowers,
     ResidualVector,
     UNetPlusPlusDecoder,
@@ -174,6 +175,11 @@ DECODERS = {
     "unet v2": Case(lambda dims, norm: UNetV2Decoder(dims, CHANNELS, STRIDES, channels=6, norm=norm)),
     "unet v2 that answers once": Case(
         lambda dims, norm: UNetV2Decoder(dims, CHANNELS, STRIDES, channels=6, norm=norm, levels=1)
+    ),
+    "infused unet": Case(
+        lambda dims, norm: InfusedUNetDecoder(
+            dims, CHANNELS, STRIDES, channels=(8, 6, 5, 4), skip_channels=6, norm=norm, levels=2
+        )
     ),
     "yolo segmentation": Case(
         lambda dims, norm: YOLOSegmentationDecoder(dims, CHANNELS, STRIDES, channels=(8, 6, 4), norm=norm)

@@ -11,6 +11,7 @@ from mtnet.nets.decoders import (
     DECODERS,
     DeepLabV3PlusDecoder,
     FPNDecoder,
+    InfusedUNetDecoder,
     LevelTowers,
     UNetPlusPlusDecoder,
     UNetV2Decoder,
@@ -64,7 +65,7 @@ def test_a_decoder_is_made_by_its_name_for_any_encoder(name, dims):
 
 
 def test_an_unknown_decoder_is_an_error_that_lists_the_names():
-    with pytest.raises(ValueError, match=r"decoder is 'unet3'.*unet, unetplusplus, fpn, deeplabv3plus, unet_v2, yolo"):
+    with pytest.raises(ValueError, match=f"decoder is 'unet3'.*{', '.join(DECODERS)}"):
         make_decoder("unet3", 2, CHANNELS, STRIDES)
 
 
@@ -82,6 +83,8 @@ def test_an_unknown_decoder_is_an_error_that_lists_the_names():
         (lambda: UNetV2Decoder(2, (3, 5), (4, 16)), "twice the one before"),
         (lambda: UNetV2Decoder(2, (3, 5), (4, 8), levels=3), "levels is 3; expected 1 to 2"),
         (lambda: SDI(2, (3, 5), (4, 6)), "multiple of the one before"),
+        (lambda: SDI(2, (3, 5), (4, 8), levels=3), "levels is 3; expected 1 to 2"),
+        (lambda: InfusedUNetDecoder(2, (3, 5, 7), (1, 2, 4)), "a level of stride 4 or more before the coarsest"),
         (lambda: SPP(2, (3, 5), (8, 4)), "finest first"),
         (lambda: PAN(2, (3, 5), (4, 8), strides=(4, 16)), "expected some of"),
         (lambda: LevelTowers(2, (3,), (4,), convs=0), "convs is 0"),

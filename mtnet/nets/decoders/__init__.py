@@ -3,6 +3,7 @@
 from mtnet.nets.decoders.by_name import DECODERS, make_decoder
 from mtnet.nets.decoders.deeplab import ASPP, DeepLabV3PlusDecoder
 from mtnet.nets.decoders.fpn import FPNDecoder
+from mtnet.nets.decoders.infused_unet import InfusedUNetDecoder
 from mtnet.nets.decoders.levels import PickLevels
 from mtnet.nets.decoders.reconstruction import ReconstructionDecoder
 from mtnet.nets.decoders.residual_vector import ResidualVector
@@ -16,6 +17,7 @@ __all__ = [
     "DECODERS",
     "DeepLabV3PlusDecoder",
     "FPNDecoder",
+    "InfusedUNetDecoder",
     "LevelTowers",
     "PickLevels",
     "ReconstructionDecoder",

@@ -9,6 +9,7 @@ from torch import nn
 
 from mtnet.nets.decoders.deeplab import DeepLabV3PlusDecoder
 from mtnet.nets.decoders.fpn import FPNDecoder
+from mtnet.nets.decoders.infused_unet import InfusedUNetDecoder
 from mtnet.nets.decoders.unet import UNetDecoder
 from mtnet.nets.decoders.unet_v2 import UNetV2Decoder
 from mtnet.nets.decoders.unetplusplus import UNetPlusPlusDecoder
@@ -20,6 +21,7 @@ DECODERS: dict[str, Callable[..., nn.Module]] = {
     "fpn": FPNDecoder,
     "deeplabv3plus": DeepLabV3PlusDecoder,
     "unet_v2": UNetV2Decoder,
+    "infused_unet": InfusedUNetDecoder,
     "yolo": YOLOSegmentationDecoder,
 }
 """Name to constructor."""

@@ -27,9 +27,10 @@ class SDI(nn.Module):
         strides_in: of the same levels; each a multiple of the one before.
         channels: of every level that it gives.
         norm: of the 1-wide convolutions; the authors' is ``"batch"``.
+        levels: how many levels are given, finest first; by default all.
 
     Raises:
-        ValueError: strides that do not divide one another.
+        ValueError: strides that do not divide one another, or more ``levels`` than there are.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class SDI(nn.Module):
         *,
         channels: int = 32,
         norm: Norm = "group",
+        levels: int | None = None,
     ) -> None:
         super().__init__()
         check_levels("SDI", channels_in, strides_in)
@@ -47,15 +49,18 @@ class SDI(nn.Module):
             raise ValueError(
                 f"SDI strides_in is {tuple(strides_in)}; expected each to be a multiple of the one before."
             )
+        given = len(strides_in) if levels is None else levels
+        if not 1 <= given <= len(strides_in):
+            raise ValueError(f"SDI levels is {levels}; expected 1 to {len(strides_in)}, those that it reads.")
         self.reduce = nn.ModuleList(
             nn.Sequential(
                 CBAM(spatial_dims, c), ConvNormAct(spatial_dims, c, channels, kernel_size=1, norm=norm, act=False)
             )
             for c in channels_in
         )
-        self.infuse = nn.ModuleList(_Infusion(spatial_dims, strides_in, i, channels) for i in range(len(strides_in)))
-        self.channels: tuple[int, ...] = (channels,) * len(strides_in)
-        self.strides: tuple[int, ...] = tuple(strides_in)
+        self.infuse = nn.ModuleList(_Infusion(spatial_dims, strides_in, i, channels) for i in range(given))
+        self.channels: tuple[int, ...] = (channels,) * given
+        self.strides: tuple[int, ...] = tuple(strides_in)[:given]
 
     def forward(self, levels: list[Tensor]) -> list[Tensor]:
         """Infuse: ``[(B, C_l, *S/s_l), ...] -> [(B, channels, *S/s_l), ...]``, finest first."""
