@@ -15,8 +15,9 @@ from mtnet.structures import Geometry, Label, Lesion, OutputSpec, ReportLine, Vo
 if TYPE_CHECKING:
     from mtnet.inference.plan import DenseOutput
 
-SMALLEST_SHARE = 1e-4
-"""Of the image's pixels (our choice): smaller parts stay in the label map and are counted, but are no lesions."""
+SMALLEST_SHARE = 5e-4
+"""Of the image's pixels (our choice): smaller parts stay in the label map and are counted, but are no lesions. The
+smallest lesion outlined in the public sets of polyps, breast lesions and skin lesions has 2.4e-3."""
 
 
 def lesions_of_mask(
