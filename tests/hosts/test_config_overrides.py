@@ -124,6 +124,7 @@ PICTURES: list[tuple[str, Any, Check, Any]] = [
 OWN: dict[str, list[tuple[str, Any, Check, Any]]] = {
     "breast_ultrasound_multitask": [
         *PICTURES,
+        ("variant", "published", lambda p: p.get_parsed_content("network_def").encoder.channels[-1], 448),
         ("encoder", "resnet18", lambda p: p.get_parsed_content("network_def").encoder.channels[-1], 512),
         ("decoder", "fpn", lambda p: "FPN" in type(decoder_of(p, "segmentation")).__name__, True),
         ("tasks", ["classification"], outputs, ["classification"]),
@@ -135,6 +136,8 @@ OWN: dict[str, list[tuple[str, Any, Check, Any]]] = {
     ],
     "unet_v2_polyp": [
         *PICTURES,
+        ("variant", "published", lambda p: p.get_parsed_content("network_def").encoder.channels[0], 64),
+        ("variant", "published", lambda p: type(decoder_of(p, "segmentation")).__name__, "UNetV2Decoder"),
         ("encoder", "resnet18", lambda p: p.get_parsed_content("network_def").encoder.channels[-1], 512),
         ("decoder", "unet", lambda p: "UNet" in type(decoder_of(p, "segmentation")).__name__, True),
         ("supervision", [1, 1, 0, 0], lambda p: list(term(p, "pred").weights), [1, 1, 0, 0]),
@@ -144,6 +147,7 @@ OWN: dict[str, list[tuple[str, Any, Check, Any]]] = {
     ],
     "yolo_med_polyp": [
         *PICTURES,
+        ("variant", "published", lambda p: p.get_parsed_content("network_def").encoder.channels[-1], 1024),
         ("interaction", "none", lambda p: p.get_parsed_content("network_def").interaction, None),
         ("tasks", ["detection"], outputs, ["lesions"]),
         ("labels", ["adenoma", "serrated"], names("lesions"), ["adenoma", "serrated"]),
