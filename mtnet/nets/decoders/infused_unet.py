@@ -10,7 +10,7 @@ from mtnet.nets.blocks import Norm
 from mtnet.nets.decoders.unet import UNetDecoder
 from mtnet.nets.necks.sdi import SDI
 
-WIDTHS = (128, 64, 32, 16, 16)
+WIDTHS = (64, 48, 32, 16, 16)
 """Channels of the blocks, coarsest first; of a coarsest level at stride 32."""
 FINEST_INFUSED = 4
 """The finest stride of the paper's levels, which are those of PVTv2."""
@@ -26,7 +26,7 @@ class InfusedUNetDecoder(nn.Module):
         spatial_dims: 2 or 3.
         channels_in: of all levels that it is called with, finest first.
         strides_in: of the same levels; powers of 2.
-        channels: of the blocks, coarsest first; by default as many of 128, 64, 32, 16, 16 as lead to stride 1.
+        channels: of the blocks, coarsest first; by default as many of 64, 48, 32, 16, 16 as lead to stride 1.
         skip_channels: of the infused skips.
         norm: after each convolution.
         levels: how many of the last blocks' answers are given, for heads that read several scales.
