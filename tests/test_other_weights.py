@@ -14,6 +14,7 @@ from PIL import Image
 from mtnet.bundle import Bundle, BundleError
 from mtnet.cli.main import main
 from mtnet.hosts.batch.tasks import Settings
+from mtnet.hosts.monai_bundle import StudyRun
 from mtnet.nets import save_state
 from mtnet.predictor import Predictor
 from tests.bundles import write_random_bundle
@@ -22,7 +23,7 @@ SKIN = {
     "training_data": "pictures of skin",
     "weights_licence": "CC0-1.0",
     "eval_metrics": {"skin_dice": 0.5},
-    "config": {"labels": ["skin lesion"], "size": [64, 32]},
+    "config": {"labels": ["skin lesion"], "size": [64, 32], "decoder": "infused_unet"},
     "input_domain": {"spatial_dims": 2, "colour": "colour", "modalities": ["DMS"]},
 }
 
@@ -34,6 +35,7 @@ def offering(tmp_path: Path) -> Path:
     bundle = Bundle.read(folder)
     torch.manual_seed(1)
     skin = folder / "models" / "skin.pt"
+    bundle.config["decoder"] = "infused_unet"
     save_state(bundle.build("network_def"), skin)
     told = {"skin.pt": {**SKIN, "weights_sha256": hashlib.sha256(skin.read_bytes()).hexdigest()}}
     (folder / "configs" / "metadata.json").write_text(json.dumps({**bundle.metadata, "other_weights": told}))
@@ -86,22 +88,25 @@ def test_a_batch_with_other_weights_is_another_batch(offering):
     assert Settings(str(offering), str(offering / "models" / "skin.pt")).key() in keys
 
 
-def test_monai_s_run_refuses_them_until_the_network_has_their_labels_and_says_where_the_size_is_not_theirs(
-    offering, caplog
-):
-    def run(**changes: object) -> object:
+def test_monai_s_run_refuses_them_until_the_network_is_theirs_and_says_where_the_size_is_not(offering, caplog):
+    def run(**changes: object) -> StudyRun:
         parser = ConfigParser()
         parser.read_config(str(offering / "configs" / "inference.json"))
         parser.update({"bundle_root": str(offering), "weights": "skin.pt", "device": "cpu", **changes})
         return parser.get_parsed_content("study_run")
 
-    with pytest.raises((BundleError, RuntimeError)) as caught:
-        run()
-    told = str(caught.value.__cause__ or caught.value)
-    assert """the network has polyp; run with --labels "['skin lesion']" --size "[64, 32]".""" in told
-    assert run(labels=["skin lesion"], size=[64, 32]).predictor.model.training_data == "pictures of skin"
+    def refused(**changes: object) -> str:
+        with pytest.raises((BundleError, RuntimeError)) as caught:
+            run(**changes)
+        return str(caught.value.__cause__ or caught.value)
+
+    wanted = """run with --labels "['skin lesion']" --decoder "infused_unet" --size "[64, 32]"."""
+    assert f"the network has polyp; {wanted}" in refused()
+    assert f"skin.pt is for another network; {wanted}" in refused(labels=["skin lesion"])
+    given = {"labels": ["skin lesion"], "decoder": "infused_unet"}
+    assert run(**given, size=[64, 32]).predictor.model.training_data == "pictures of skin"
     assert not caplog.records
-    run(labels=["skin lesion"])
+    run(**given)
     assert [line.getMessage() for line in caplog.records] == [
         "skin.pt was trained at size [64, 32], this run has [32, 32]"
     ]

@@ -152,15 +152,21 @@ def _load_weights(
     model = bundle.model_info()
     first = Bundle.read(bundle.folder).config
     options = {key: value for key, value in bundle.config.items() if value != first.get(key)}
+    overrides = " ".join(f'--{key} "{value}"' for key, value in options.items())
     names, own = bundle.config.get("labels"), {label.name for spec in network.outputs for label in spec.labels}
     if bundle.given_weights is not None and names is not None and not own.issuperset(names):
-        overrides = " ".join(f'--{key} "{value}"' for key, value in ({"labels": names} | options).items())
         told = ", ".join(sorted(own))
+        overrides = overrides if "labels" in options else f'--labels "{names}" {overrides}'.rstrip()
         raise BundleError(f"{bundle.weights.name} is for labels {names}, the network has {told}; run with {overrides}.")
+    try:
+        load_state(network, bundle.weights)
+    except ValueError as error:
+        if not options:
+            raise
+        raise BundleError(f"{bundle.weights.name} is for another network; run with {overrides}.") from error
     trained = options.get("size")
     if trained is not None and size is not None and list(size) != trained:
         _LOG.warning("%s was trained at size %s, this run has %s", bundle.weights.name, trained, list(size))
-    load_state(network, bundle.weights)
     return model, read_calibration(bundle.weights, model.weights_sha256)
 
 

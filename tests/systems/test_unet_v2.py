@@ -41,7 +41,7 @@ def test_four_answers_are_given_in_training_and_one_after_it():
     assert list(net.eval()(image("unet_v2"))) == ["pred"]
 
 
-@pytest.mark.parametrize("decoder", ["unet", "unetplusplus"])
+@pytest.mark.parametrize("decoder", ["unet", "unetplusplus", "infused_unet"])
 def test_the_decoders_to_compare_with_answer_at_the_same_sizes(decoder):
     with torch.device("meta"):
         answers = network(decoder=decoder).train()(torch.zeros(2, 3, 64, 64))
