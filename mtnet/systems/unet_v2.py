@@ -17,7 +17,7 @@ is what the code does; ImageNet normalisation. ``compact`` is for training from 
 convolutional encoder (timm's ``cs3darknet_s``) came further in the same time than PVTv2-B0, the smallest of the paper's
 family; the decoder has group norm. In 3D, where there is no PVTv2, a ResNet stands in its place.
 The decoders ``unet`` and ``unetplusplus`` are the authors' comparison: same encoder, plain skips. ``infused_unet`` is
-ours: their blocks with SDI's skips, which learns more from few images.
+ours: their blocks with SDI's skips.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""U-Net's decoder with U-Net v2's skips, for training from nothing on few images."""
+"""U-Net's decoder with U-Net v2's skips."""
 
 from __future__ import annotations
 
