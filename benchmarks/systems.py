@@ -61,7 +61,9 @@ RACED = {
     "breast ultrasound, published": Raced(
         lambda: breast_ultrasound.network("published"), (3, 256, 256), "tu-efficientnet_b4"
     ),
-    "U-Net v2 on PVTv2-B0": Raced(lambda: unet_v2.network(encoder="pvt_v2_b0"), (3, 352, 352), "tu-pvt_v2_b0"),
+    "U-Net v2 on PVTv2-B0": Raced(
+        lambda: unet_v2.network(encoder="pvt_v2_b0", decoder="unet_v2"), (3, 352, 352), "tu-pvt_v2_b0"
+    ),
     "U-Net v2, published": Raced(lambda: unet_v2.network("published"), (3, 352, 352), "tu-pvt_v2_b2"),
     "Res-MTNet, published": Raced(lambda: res_mtnet.network("published"), (3, 64, 64), "resnet18"),
 }

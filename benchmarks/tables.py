@@ -112,9 +112,10 @@ _METHODS = {
     "training": """\
 ## Training beside a plain loop
 
-- One network, data, batch, float32; what deterministic transforms give is in memory before. *monai*: `CacheDataset`,
-  the same random transforms, a shuffling `DataLoader`, forward, loss, backward, step. *mtnet*: the trainer of
-  `train.json` with all handlers. From the end of the first step on (`python -m benchmarks.training`).
+- One network, data, batch; what deterministic transforms give is in memory before. *monai*: `CacheDataset`, the same
+  random transforms, a shuffling `DataLoader`, forward, loss, backward, step of `torch.optim.AdamW`, float32. *mtnet*:
+  the trainer of `train.json` with all handlers, float32. *mtnet as configured*: the same with `precision` as it stands
+  there, which a trial of the first step settles. From the end of that step on (`python -m benchmarks.training`).
 """,
     "systems_cuda": """\
 ## The systems on a CUDA device

@@ -1,11 +1,12 @@
 """Training throughput against a plain loop as MONAI's tutorials have it: ``python -m benchmarks.training MANIFEST``.
 
-The same network, data, steps, batch and precision; both sides keep what deterministic transforms give in memory before
-the clock starts, which is when the first step ends: loaders have then filled up, and nothing is built any more. MONAI's
-side is ``CacheDataset`` with the same random transforms in a ``DataLoader`` that shuffles, and a loop of forward, loss,
-backward and step; each side gets the best of several numbers of workers. Ours is the trainer that ``train.json``
-builds, with all its handlers: averaged weights, clipped gradients, seeds of steps, schedule and log. Without workers
-all of a side's work is in one process, so its own seconds are compared too: the steadier measure on a busy machine.
+The same network, data, steps and batch; all sides keep what deterministic transforms give in memory before the clock
+starts, which is when the first step ends: loaders have then filled up, and nothing is built any more. MONAI's side is
+``CacheDataset`` with the same random transforms in a ``DataLoader`` that shuffles, and a loop of forward, loss,
+backward and step of ``torch.optim.AdamW`` in float32; each side gets the best of several numbers of workers. Ours is
+the trainer that ``train.json`` builds, with all its handlers: averaged weights, clipped gradients, seeds of steps,
+schedule and log; once in float32 as well, once in the precision that it chooses itself. Without workers all of a side's
+work is in one process, so its own seconds are compared too: the steadier measure on a busy machine.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from benchmarks.tables import write_tables
 
 BUNDLE = Path("bundles/unet_v2_polyp")
 WORKERS = (0, 1, 2)
+OURS = {"mtnet": "float32", "mtnet as configured": "auto"}
 
 Side = Callable[[], tuple[float, float]]
 """One run; seconds, and seconds of the process, from the first step's end to the last one's."""
@@ -40,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure both sides in turns, write the result and print what was claimed."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("manifest", type=Path, help="that mtnet prepare wrote")
-    parser.add_argument("--bundle", type=Path, default=BUNDLE)
+    parser.add_argument("--decoder", help="another than train.json's; told, not kept as a result")
     parser.add_argument("--size", type=int, default=160, help="rows and columns")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--steps", type=int, default=10, help="of one run")
@@ -52,7 +54,8 @@ def main(arguments: list[str] | None = None) -> None:
         sides: dict[str, Side] = {}
         for workers in options.workers:
             sides[f"monai, {workers} workers"] = monai_side(config_of(options, Path(folder), workers), options.steps)
-            sides[f"mtnet, {workers} workers"] = our_side(options, Path(folder), workers)
+            for name, precision in OURS.items():
+                sides[f"{name}, {workers} workers"] = our_side(options, Path(folder), workers, precision)
         taken = in_turns(sides, options.rounds)
     images = options.steps * options.batch
     contenders = {}
@@ -64,20 +67,23 @@ def main(arguments: list[str] | None = None) -> None:
             # A process does not count the work of its workers.
             **({"cpu_seconds": [cpu for _, cpu in rounds]} if name.endswith(" 0 workers") else {}),
         }
-    setting = {"bundle": options.bundle.name, **{n: getattr(options, n) for n in ("size", "batch", "steps", "rounds")}}
+    setting = {"bundle": BUNDLE.name, **{n: getattr(options, n) for n in ("size", "batch", "steps", "rounds")}}
     claims = claims_of({name: one["seconds"] for name, one in contenders.items()}, taken)
-    write_result("training", setting, contenders, claims, machine)
-    write_tables()
+    if options.decoder is None:
+        write_result("training", setting, contenders, claims, machine)
+        write_tables()
     print(tell(claims))
 
 
 def claims_of(seconds: dict[str, list[float]], taken: dict[str, list[tuple[float, float]]]) -> list[dict[str, Any]]:
     """Throughput is steps over seconds, so ours over MONAI's is MONAI's seconds over ours."""
-    best = {side: best_of(seconds, side) for side in ("monai", "mtnet")}
-    pairs = {"images a second to MONAI's loop, each with its best workers": [seconds[best[s]] for s in best]}
+    best = {side: seconds[best_of(seconds, side)] for side in ("monai", *OURS)}
+    pairs = {"float32: images a second to MONAI's loop, each with its best workers": (best["monai"], best["mtnet"])}
     if "monai, 0 workers" in taken:
-        cpu = [[cpu for _, cpu in taken[f"{side}, 0 workers"]] for side in ("monai", "mtnet")]
-        pairs["images a CPU second to MONAI's loop, without workers"] = cpu
+        theirs, ours = ([cpu for _, cpu in taken[f"{side}, 0 workers"]] for side in ("monai", "mtnet"))
+        pairs["float32: images a CPU second to MONAI's loop, without workers"] = theirs, ours
+    says = "as configured, in the precision that train.json chooses: images a second to MONAI's loop in float32"
+    pairs[says] = best["monai"], best["mtnet as configured"]
     claims = []
     for says, (theirs, ours) in pairs.items():
         found = compare(theirs, ours)
@@ -100,7 +106,8 @@ def in_turns(sides: dict[str, Side], rounds: int) -> dict[str, list[tuple[float,
 
 def best_of(seconds: dict[str, list[float]], side: str) -> str:
     """The number of workers with which a side is fastest."""
-    return min((name for name in seconds if name.startswith(side)), key=lambda name: statistics.median(seconds[name]))
+    names = [name for name in seconds if name.startswith(f"{side},")]
+    return min(names, key=lambda name: statistics.median(seconds[name]))
 
 
 def now() -> tuple[float, float]:
@@ -114,17 +121,17 @@ def between(ends: list[tuple[float, float]]) -> tuple[float, float]:
     return wall_end - wall, cpu_end - cpu
 
 
-def config_of(options: argparse.Namespace, folder: Path, workers: int) -> ConfigParser:
-    """The bundle's ``train.json`` for one run of so many steps, in float32, without validation."""
+def config_of(options: argparse.Namespace, folder: Path, workers: int, precision: str = "float32") -> ConfigParser:
+    """The bundle's ``train.json`` for one run of so many steps, without validation."""
     parser = ConfigParser()
-    parser.read_config(str(options.bundle / "configs" / "train.json"))
-    size: Any = options.size if isinstance(parser["size"], int) else [options.size, options.size]
+    parser.read_config(str(BUNDLE / "configs" / "train.json"))
     changes = {
         "manifest": str(options.manifest),
-        "size": size,
+        "size": [options.size, options.size],
         "batch_size": options.batch,
         "workers": workers,
-        "precision": "float32",
+        "decoder": options.decoder,
+        "precision": precision,
         "max_epochs": 1,
         "val_interval": 2,
         "work_dir": str(folder),
@@ -137,15 +144,15 @@ def config_of(options: argparse.Namespace, folder: Path, workers: int) -> Config
     return parser
 
 
-def our_side(options: argparse.Namespace, folder: Path, workers: int) -> Side:
+def our_side(options: argparse.Namespace, folder: Path, workers: int, precision: str) -> Side:
     """One run of the bundle's trainer; the samples are kept over runs as they are over epochs."""
-    kept = config_of(options, folder, workers).get_parsed_content("train#dataset")
+    kept = config_of(options, folder, workers, precision).get_parsed_content("train#dataset")
     # Enough epochs for the steps of a run, however few samples there are.
     kept.epochs = -(-(options.steps + 1) // kept.steps)
 
     def run() -> tuple[float, float]:
         set_determinism(0)
-        parser = config_of(options, folder, workers)
+        parser = config_of(options, folder, workers, precision)
         parser["train#dataset"] = kept
         (folder / "checkpoint.pt").unlink(missing_ok=True)
         trainer = parser.get_parsed_content("train#trainer")
@@ -158,7 +165,8 @@ def our_side(options: argparse.Namespace, folder: Path, workers: int) -> Side:
 
 
 def monai_side(parser: ConfigParser, steps: int) -> Side:
-    """The loop of MONAI's tutorials on the same parts."""
+    """The loop of MONAI's tutorials on the same parts, with torch's own AdamW."""
+    parser["optimizer"]["_target_"] = "torch.optim.AdamW"
     data = parser.get_parsed_content("train#dataset#data")
     before = parser.get_parsed_content("train#deterministic_transforms")
     after = parser.get_parsed_content("train#random_transforms")

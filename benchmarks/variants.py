@@ -57,7 +57,7 @@ class PlainSkips(nn.Module):
 
 def unet_v2_with(skips: Literal["sdi"] | Merge, **options: Any) -> MultiTaskNet:
     """U-Net v2 with skips of a kind; ``options`` are those of ``mtnet.systems.unet_v2.network``, in 2D."""
-    network = unet_v2.network(**options)
+    network = unet_v2.network(decoder="unet_v2", **options)
     if skips != "sdi":
         neck: Any = network.neck
         network.branches["segmentation"].decoder = PlainSkips(neck.channels, neck.strides, skips)

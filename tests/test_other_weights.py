@@ -23,7 +23,7 @@ SKIN = {
     "training_data": "pictures of skin",
     "weights_licence": "CC0-1.0",
     "eval_metrics": {"skin_dice": 0.5},
-    "config": {"labels": ["skin lesion"], "size": [64, 32], "decoder": "infused_unet"},
+    "config": {"labels": ["skin lesion"], "size": [64, 32], "decoder": "unet_v2"},
     "input_domain": {"spatial_dims": 2, "colour": "colour", "modalities": ["DMS"]},
 }
 
@@ -35,7 +35,7 @@ def offering(tmp_path: Path) -> Path:
     bundle = Bundle.read(folder)
     torch.manual_seed(1)
     skin = folder / "models" / "skin.pt"
-    bundle.config["decoder"] = "infused_unet"
+    bundle.config["decoder"] = "unet_v2"
     save_state(bundle.build("network_def"), skin)
     told = {"skin.pt": {**SKIN, "weights_sha256": hashlib.sha256(skin.read_bytes()).hexdigest()}}
     (folder / "configs" / "metadata.json").write_text(json.dumps({**bundle.metadata, "other_weights": told}))
@@ -100,10 +100,10 @@ def test_monai_s_run_refuses_them_until_the_network_is_theirs_and_says_where_the
             run(**changes)
         return str(caught.value.__cause__ or caught.value)
 
-    wanted = """run with --labels "['skin lesion']" --decoder "infused_unet" --size "[64, 32]"."""
+    wanted = """run with --labels "['skin lesion']" --decoder "unet_v2" --size "[64, 32]"."""
     assert f"the network has polyp; {wanted}" in refused()
     assert f"skin.pt is for another network; {wanted}" in refused(labels=["skin lesion"])
-    given = {"labels": ["skin lesion"], "decoder": "infused_unet"}
+    given = {"labels": ["skin lesion"], "decoder": "unet_v2"}
     assert run(**given, size=[64, 32]).predictor.model.training_data == "pictures of skin"
     assert not caplog.records
     run(**given)

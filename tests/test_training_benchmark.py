@@ -17,19 +17,23 @@ def test_it_writes_how_many_images_a_second_each_side_learns_from(tmp_path, monk
         monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(tables, "FOLDER", tmp_path)
     manifest = write_pictures(tmp_path / "pictures", 6)
-    training.main([str(manifest), "--size", "32", "--batch", "2", "--steps", "2", "--rounds", "2", "--workers", "0"])
+    asked = [str(manifest), "--size", "32", "--batch", "2", "--steps", "2", "--rounds", "2", "--workers", "0"]
+    training.main([*asked, "--decoder", "unet_v2"])
+    assert "without workers" in capsys.readouterr().out and not (tmp_path / "results").exists()
+    training.main(asked)
     (file,) = (tmp_path / "results").glob("training--*.json")
     result = json.loads(file.read_text())
-    assert set(result["contenders"]) == {"monai, 0 workers", "mtnet, 0 workers"}
+    assert set(result["contenders"]) == {"monai, 0 workers", "mtnet, 0 workers", "mtnet as configured, 0 workers"}
     for one in result["contenders"].values():
         assert len(one["seconds"]) == len(one["cpu_seconds"]) == 2 and one["facts"]["images a second"] > 0
-    assert [(one["limit"], one["at_least"]) for one in result["claims"]] == [(1.0, True)] * 2
+    assert [(one["limit"], one["at_least"]) for one in result["claims"]] == [(1.0, True)] * 3
     assert "## Training beside a plain loop" in (tmp_path / "RESULTS.md").read_text()
     assert "without workers" in capsys.readouterr().out
 
 
 def test_each_side_counts_with_its_best_number_of_workers():
     seconds = {"monai, 0 workers": [4.0, 6.0], "monai, 1 workers": [3.0, 5.0], "mtnet, 0 workers": [2.0, 2.5]}
-    (best,) = training.claims_of(seconds, {})
+    best, configured = training.claims_of({**seconds, "mtnet as configured, 1 workers": [5.0, 5.0]}, {})
     assert best["value"] == pytest.approx(4.0 / 2.25) and best["reached"]
     assert best["rounds"] == pytest.approx([1.5, 2.0])
+    assert configured["value"] == pytest.approx(4.0 / 5.0) and not configured["reached"]

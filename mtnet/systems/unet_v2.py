@@ -15,9 +15,9 @@ of 32 is answered; the finest answer alone counts, above a probability of 0.5 (t
 sum to 0..1, and thus find something in every image); the structure loss is what its papers say, ``legacy_reduction``
 is what the code does; ImageNet normalisation. ``compact`` is for training from nothing on few images, where a small
 convolutional encoder (timm's ``cs3darknet_s``) came further in the same time than PVTv2-B0, the smallest of the paper's
-family; the decoder has group norm. In 3D, where there is no PVTv2, a ResNet stands in its place.
-The decoders ``unet`` and ``unetplusplus`` are the authors' comparison: same encoder, plain skips. ``infused_unet`` is
-ours: their blocks with SDI's skips.
+family, and SDI's skips in a U-Net's blocks (``infused_unet``, ours) in place of the sum; the decoder has group norm. In
+3D, where there is no PVTv2, a ResNet stands in its place. The decoders ``unet`` and ``unetplusplus`` are the authors'
+comparison: same encoder, plain skips.
 """
 
 from __future__ import annotations
@@ -57,12 +57,13 @@ _ENCODERS = {
     ("compact", 3): "resnet18",
     ("published", 3): "resnet50",
 }
+_DECODERS = {"compact": "infused_unet", "published": "unet_v2"}
 
 
 def network(
     variant: Variant = "compact",
     encoder: str | None = None,
-    decoder: str = "unet_v2",
+    decoder: str | None = None,
     spatial_dims: int = 2,
     in_channels: int = 3,
     labels: Sequence[str | Label] | None = None,
@@ -71,12 +72,14 @@ def network(
     outputs: Sequence[str] | None = None,
     layout: Literal["dict", "tuple", "tensor"] = "dict",
 ) -> MultiTaskNet:
-    """The network: an encoder, SDI, the summing decoder, an answer of every level.
+    """The network: an encoder, SDI, a decoder, an answer of every level.
 
     Args:
-        variant: ``compact`` (what the bundle's weights fit) or ``published`` (PVTv2-B2, batch norm).
+        variant: ``compact`` (what the bundle's weights fit) or ``published`` (PVTv2-B2, the summing decoder, batch
+            norm).
         encoder: any of ``mtnet.nets.ENCODERS``, or of timm in 2D; by default the variant's own.
-        decoder: ``unet_v2``, or another of ``mtnet.nets.decoders.DECODERS`` to compare with.
+        decoder: ``unet_v2`` (the paper's), ``infused_unet``, or another of ``mtnet.nets.decoders.DECODERS`` to compare
+            with; by default the variant's own.
         spatial_dims: 2, or 3 with an encoder that can.
         in_channels: of the image.
         labels: what is outlined, by default ``polyp``: one name (sigmoid), or several that exclude each other (softmax,
@@ -96,6 +99,7 @@ def network(
     if variant not in ("compact", "published"):
         raise ValueError(f"variant is {variant!r}; expected one of compact, published.")
     name = encoder or _ENCODERS[variant, spatial_dims]
+    decoder = decoder or _DECODERS[variant]
     # The authors' drop path; it has no parameters and acts in training alone.
     options: dict[str, Any] = {"drop_path_rate": 0.1} if name.startswith("pvt_v2") else {}
     trunk: Any = make_encoder(name, spatial_dims, in_channels, pretrained=pretrained, **options)

@@ -7,6 +7,7 @@ from mtnet.training.balance import BalancedOrder
 from mtnet.training.curves import LearningCurve, TerminalProgress
 from mtnet.training.epochs import EpochsOfSamples, kept_samples
 from mtnet.training.fine_tuning import class_counts, learning_only, started_from
+from mtnet.training.fused_adamw import FusedAdamW
 from mtnet.training.handlers import LossTermLog, PublishWeights, Together, TrainingState
 from mtnet.training.items import ItemsInOrder
 from mtnet.training.labelled_nodules import NoduleOfLabel
@@ -28,6 +29,7 @@ __all__ = [
     "ChestTargets",
     "ClippedGradients",
     "EpochsOfSamples",
+    "FusedAdamW",
     "HiddenParts",
     "ItemsInOrder",
     "LearningCurve",

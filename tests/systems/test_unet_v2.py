@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from mtnet.nets.decoders import InfusedUNetDecoder, UNetV2Decoder
 from mtnet.structures import Label
-from mtnet.systems.unet_v2 import AUXILIARY, POLYP, SUPERVISION, loss, network
+from mtnet.systems.unet_v2 import AUXILIARY, POLYP, SUPERVISION, Variant, loss, network
 from tests.nets.test_unet_v2 import countable_attention
 from tests.systems.made import image, parameters, truth
 
@@ -41,7 +44,7 @@ def test_four_answers_are_given_in_training_and_one_after_it():
     assert list(net.eval()(image("unet_v2"))) == ["pred"]
 
 
-@pytest.mark.parametrize("decoder", ["unet", "unetplusplus", "infused_unet"])
+@pytest.mark.parametrize("decoder", ["unet_v2", "unet", "unetplusplus"])
 def test_the_decoders_to_compare_with_answer_at_the_same_sizes(decoder):
     with torch.device("meta"):
         answers = network(decoder=decoder).train()(torch.zeros(2, 3, 64, 64))
@@ -49,9 +52,15 @@ def test_the_decoders_to_compare_with_answer_at_the_same_sizes(decoder):
     assert {name: x.shape for name, x in answers.items()} == {name: x.shape for name, x in ours.items()}
 
 
+def test_each_variant_has_its_own_decoder():
+    with torch.device("meta"):
+        told = {variant: type(network(variant).branches["segmentation"].decoder) for variant in get_args(Variant)}
+    assert told == {"compact": InfusedUNetDecoder, "published": UNetV2Decoder}
+
+
 def test_encoders_with_finer_levels_give_those_of_the_paper():
     with torch.device("meta"):
-        net = network(encoder="resnet18", in_channels=1)
+        net = network(encoder="resnet18", decoder="unet_v2", in_channels=1)
     assert net.neck.strides == (4, 8, 16, 32) and net.encoder.strides[0] == 2
 
 
