@@ -16,14 +16,15 @@ SimOTA assignment, CIoU and BCE weighted as in YOLOX; BCE and Dice of the mask; 
 side is 640, the rest padded to 32. ``published`` has 26,617,184 parameters in the encoder, 2,624,512 in the pooling,
 2,231,296 in the pyramid, 7,088,658 in the head for one class. ``compact`` is for training from nothing on few images:
 the small CSPDarknet of YOLOv5 (timm's ``cs3darknet_s``; in 3D CSPDarknet53 at half its width with group norm), neck and
-heads 96 wide with group norm, attention heads 32 wide as in ``published``, at 320.
+heads 96 wide with group norm, attention heads 32 wide as in ``published``, at 320; its outline reads the encoder's own
+levels, those of strides 8, 16 and 32 after the interaction, and is decoded as U-Net v2's is (``infused_unet``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from mtnet.structures import Code, Label, OutputSpec
 from mtnet.structures.labels import labels_of
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 Variant = Literal["compact", "published"]
 Task = Literal["segmentation", "detection"]
+OutlineLoss = Literal["dice_bce", "structure"]
 TASKS: tuple[Task, ...] = ("segmentation", "detection")
 STRIDES = (8, 16, 32)
 
@@ -55,6 +57,7 @@ def network(
     interaction: str = "cross_scale",
     head: Literal["decoupled", "coupled"] = "decoupled",
     neck: Literal["fpn", "pan"] = "fpn",
+    decoder: str | None = None,
     spatial_dims: int = 2,
     in_channels: int = 3,
     tasks: Sequence[Task] = TASKS,
@@ -73,6 +76,8 @@ def network(
         interaction: ``cross_scale``, ``same_scale`` or ``none``; a single task has none.
         head: ``decoupled`` (class apart from box and IoU) or ``coupled``.
         neck: ``fpn``, or ``pan`` with a second way, from fine to coarse.
+        decoder: of the outline: ``yolo``, which reads the neck, or another of ``mtnet.nets.DECODERS``, which reads the
+            encoder; by default the variant's own.
         spatial_dims: 2, or 3 with an encoder that can.
         in_channels: of the image.
         tasks: branches to build.
@@ -82,11 +87,11 @@ def network(
         outputs, layout: see ``MultiTaskNet``.
 
     Raises:
-        ValueError: an unknown variant, encoder, interaction, head, neck or task.
+        ValueError: an unknown variant, encoder, interaction, head, neck, decoder or task.
         RuntimeError: ``pretrained`` weights cannot be fetched.
     """
     from mtnet.nets import Branch, DetectionHead, MultiTaskNet, PickLevels, SegmentationHead, make_encoder
-    from mtnet.nets.decoders import LevelTowers, YOLOSegmentationDecoder
+    from mtnet.nets.decoders import LevelTowers, make_decoder
     from mtnet.nets.heads import DecodingHead
     from mtnet.nets.interactions import make_interaction
     from mtnet.nets.necks import FPN, PAN, SPP, NeckChain
@@ -115,23 +120,36 @@ def network(
 
     # The joined levels are what stands between a branch's decoder and its head: the heads' own layers come after.
     branches: dict[str, Branch] = {}
+    joined: dict[str, Any] = {}
     if "segmentation" in tasks:
-        towers = LevelTowers(spatial_dims, *levels, channels=widths.neck, norm=norm)
-        climb = YOLOSegmentationDecoder(spatial_dims, towers.channels, towers.strides, channels=widths.climb, norm=norm)
-        mask = SegmentationHead(spatial_dims, climb.channels, climb.strides, output=SEGMENTATION, dropout=dropout)
-        branches["segmentation"] = Branch(towers, DecodingHead(climb, mask), reads="neck")
+        decoding = decoder or widths.decoder
+        on_neck = decoding == "yolo"
+        own: Any = (
+            LevelTowers(spatial_dims, *levels, channels=widths.neck, norm=norm)
+            if on_neck
+            else PickLevels(trunk.channels, trunk.strides, trunk.strides)
+        )
+        narrowing = {"channels": widths.climb} if on_neck else {}
+        climb: Any = make_decoder(decoding, spatial_dims, own.channels, own.strides, norm=norm, **narrowing)
+        mask = SegmentationHead(
+            spatial_dims, climb.channels, climb.strides, output=SEGMENTATION, dropout=dropout, upsample=climb.strides[0]
+        )
+        branches["segmentation"] = Branch(own, DecodingHead(climb, mask), reads="neck" if on_neck else "encoder")
+        joined["segmentation"] = own
     if "detection" in tasks:
         boxes = DetectionHead(
             spatial_dims, *levels, detection(labels), norm=norm, dropout=dropout, coupled=head == "coupled"
         )
-        branches["detection"] = Branch(PickLevels(*levels, STRIDES), boxes, reads="neck")
+        joined["detection"] = PickLevels(*levels, STRIDES)
+        branches["detection"] = Branch(joined["detection"], boxes, reads="neck")
     exchange = None
     if len(branches) > 1:
         exchange = make_interaction(
             interaction,
             spatial_dims,
-            {task: (widths.neck,) * len(STRIDES) for task in branches},
-            dict.fromkeys(branches, STRIDES),
+            {task: part.channels for task, part in joined.items()},
+            {task: part.strides for task, part in joined.items()},
+            joined_strides=STRIDES,
             width=widths.neck,
             heads=widths.neck // _HEAD_WIDTH,
             feedforward=4 * widths.neck,
@@ -167,11 +185,12 @@ def loss(
     box: Literal["ciou", "giou"] | None = None,
     spatial_dims: int = 2,
     labels: Sequence[str | Label] | None = None,
+    outline: OutlineLoss = "dice_bce",
 ) -> MultiTaskLoss:
     """L_det + L_seg over the outputs ``lesions`` and ``pred``.
 
     Detection: box loss, BCE of the class (its target the IoU of the predicted box) and of the IoU output, each a
-    positive cell, the box loss five times (YOLOX's balance). Segmentation: BCE and Dice.
+    positive cell, the box loss five times (YOLOX's balance). Segmentation: BCE and Dice, or U-Net v2's structure loss.
 
     Args:
         weights: by output; 1 where not given.
@@ -180,9 +199,15 @@ def loss(
         box: ``ciou`` (2D only; the default there) or ``giou``.
         spatial_dims: 2 or 3.
         labels: as the network's.
-    """
-    from mtnet.losses import BinarySegmentationLoss, DenseDetectionLoss, MultiTaskLoss
+        outline: ``dice_bce`` (``BinarySegmentationLoss``) or ``structure`` (``StructureLoss``).
 
+    Raises:
+        ValueError: an unknown loss of the outline.
+    """
+    from mtnet.losses import DenseDetectionLoss, MultiTaskLoss, make_segmentation_loss
+
+    if outline not in get_args(OutlineLoss):
+        raise ValueError(f"outline is {outline!r}; expected one of {', '.join(get_args(OutlineLoss))}.")
     boxes = DenseDetectionLoss(
         detection(labels),
         spatial_dims,
@@ -191,9 +216,8 @@ def loss(
         confidence="bce",
         term_weights={"box": 5.0},
     )
-    return MultiTaskLoss(
-        {DETECTION.name: boxes, SEGMENTATION.name: BinarySegmentationLoss()}, weights, weighting=weighting
-    )
+    terms = {DETECTION.name: boxes, SEGMENTATION.name: make_segmentation_loss(outline)}
+    return MultiTaskLoss(terms, weights, weighting=weighting)
 
 
 def detection(labels: Sequence[str | Label] | None = None) -> OutputSpec:
@@ -207,11 +231,12 @@ class _Widths:
     neck: int
     climb: tuple[int, ...]
     norm: str
+    decoder: str
 
 
 _HEAD_WIDTH = 32
 """Of a head of the attention."""
 _WIDTHS = {
-    "compact": _Widths({"norm": "group", "width": 16}, 96, (64, 32, 16, 8), "group"),
-    "published": _Widths({}, 256, (128, 64, 32, 16), "batch"),
+    "compact": _Widths({"norm": "group", "width": 16}, 96, (64, 32, 16, 8), "group", "infused_unet"),
+    "published": _Widths({}, 256, (128, 64, 32, 16), "batch", "yolo"),
 }

@@ -153,6 +153,7 @@ OWN: dict[str, list[tuple[str, Any, Check, Any]]] = {
         ("labels", ["adenoma", "serrated"], names("lesions"), ["adenoma", "serrated"]),
         ("assigner", "atss", lambda p: term(p, "lesions").assigner, "atss"),
         ("box_loss", "giou", lambda p: term(p, "lesions").box, "giou"),
+        ("outline_loss", "dice_bce", lambda p: type(term(p, "pred")).__name__, "BinarySegmentationLoss"),
         ("lambda_detection", 0.0, lambda p: weights(p)["lesions"], 0.0),
         ("loss_weighting", "uncertainty", lambda p: len(p.get_parsed_content("optimizer").param_groups), 2),
         ("boxes_from", "boxes", lambda p: p.get_parsed_content("train#trainer").prepare_batch.boxes_from[0], "boxes"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from mtnet.losses import StructureLoss
 from mtnet.systems.yolo_med import DETECTION, loss, network
 from tests.systems.made import image, parameters, perturbed, truth
 
@@ -84,6 +85,14 @@ def test_the_total_is_the_sum_of_both_tasks_or_learned():
     # s is 0 at first: e^0 L + 0.
     assert learned(answers, targets)[0].item() == pytest.approx(total.item(), rel=1e-5)
     assert parameters(learned) == 2
+
+
+def test_the_outline_may_have_the_structure_loss_and_no_unknown_one():
+    answers, targets = network()(image("yolo_med")), truth("yolo_med")
+    _, terms = loss(outline="structure")(answers, targets)
+    assert terms["pred"].item() == pytest.approx(StructureLoss()(answers["pred"], targets["pred"]).item(), rel=1e-6)
+    with pytest.raises(ValueError, match="outline is 'lovely'; expected one of dice_bce, structure"):
+        loss(outline="lovely")
 
 
 @pytest.mark.parametrize("options", [{"assigner": "atss"}, {"box": "giou"}])
