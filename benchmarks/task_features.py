@@ -32,7 +32,7 @@ Levels = Mapping[str, Sequence[Tensor]]
 
 @contextmanager
 def exchanged(network: nn.Module) -> Iterator[dict[str, Levels]]:
-    """What goes into the interaction (``before``) and comes out of it (``after``) in the last pass inside the block.
+    """The joined levels as they go into the interaction (``before``) and come out (``after``), of the last pass inside.
 
     Raises:
         ValueError: the network has no interaction.
@@ -42,8 +42,13 @@ def exchanged(network: nn.Module) -> Iterator[dict[str, Levels]]:
         raise ValueError("The network has no interaction between tasks; choose a job that has one.")
     seen: dict[str, Levels] = {}
 
+    maps = list(zip(interaction.map_task, interaction.map_level, strict=True))
+
+    def joined(levels: Levels) -> Levels:
+        return {name: [levels[name][level] for task, level in maps if task == name] for name in TASKS}
+
     def note(module: nn.Module, given: tuple[Levels], told: Levels) -> None:
-        seen["before"], seen["after"] = dict(given[0]), dict(told)
+        seen["before"], seen["after"] = joined(given[0]), joined(told)
 
     handle = interaction.register_forward_hook(note)
     try:
@@ -103,9 +108,7 @@ def table_text(predictor: Predictor, samples: Sequence[Sample]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.task_features", description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "job", nargs="?", default="polyps_yolo_med_256", help="of the queue (default: the one that ships)"
-    )
+    parser.add_argument("job", nargs="?", default="polyps_yolo_med", help="of the queue (default: the one that ships)")
     parser.add_argument("--jobs", type=Path, default=JOBS)
     parser.add_argument("--state", type=Path, default=STATE)
     parser.add_argument("--device", default="cpu")

@@ -149,6 +149,7 @@ OWN: dict[str, list[tuple[str, Any, Check, Any]]] = {
         *PICTURES,
         ("variant", "published", lambda p: p.get_parsed_content("network_def").encoder.channels[-1], 1024),
         ("interaction", "none", lambda p: p.get_parsed_content("network_def").interaction, None),
+        ("decoder", "yolo", lambda p: type(decoder_of(p, "segmentation")).__name__, "LevelTowers"),
         ("tasks", ["detection"], outputs, ["lesions"]),
         ("labels", ["adenoma", "serrated"], names("lesions"), ["adenoma", "serrated"]),
         ("assigner", "atss", lambda p: term(p, "lesions").assigner, "atss"),

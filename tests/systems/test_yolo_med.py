@@ -41,15 +41,35 @@ def test_the_interaction_is_the_identity_before_it_is_trained(interaction):
     assert all(not torch.equal(moved[name], apart[name]) for name in apart)
 
 
-def test_without_an_interaction_no_decoder_learns_from_the_other_task():
+@pytest.mark.parametrize("decoder", ["yolo", "infused_unet"])
+def test_without_an_interaction_no_task_learns_from_the_other(decoder):
     gradients = {}
     for interaction in ("none", "cross_scale"):
-        net = perturbed(network(interaction=interaction))
-        only_boxes = loss({"pred": 0.0})
-        only_boxes(net(image("yolo_med")), truth("yolo_med"))[0].backward()
-        towers = net.branches["segmentation"].decoder.parameters()
-        gradients[interaction] = sum(float(p.grad.abs().sum()) for p in towers if p.grad is not None)
+        net = perturbed(network(interaction=interaction, decoder=decoder))
+        if decoder == "yolo":
+            without, own = "pred", net.branches["segmentation"].decoder
+        else:
+            without, own = "lesions", net.neck
+        loss({without: 0.0})(net(image("yolo_med")), truth("yolo_med"))[0].backward()
+        gradients[interaction] = sum(float(p.grad.abs().sum()) for p in own.parameters() if p.grad is not None)
     assert gradients["none"] == 0 < gradients["cross_scale"]
+
+
+def test_the_outline_reads_the_neck_as_published_and_the_encoder_in_compact():
+    with torch.device("meta"):
+        published, compact, asked = network("published"), network(), network(decoder="yolo")
+    assert published.branches["segmentation"].reads_neck and asked.branches["segmentation"].reads_neck
+    assert not compact.branches["segmentation"].reads_neck
+    assert compact.branches["segmentation"].head.decoder.strides == (1,)
+
+
+def test_levels_finer_than_those_of_the_boxes_pass_the_interaction_unchanged():
+    net, seen = perturbed(network()).eval(), {}
+    net.interaction.register_forward_hook(lambda module, given, told: seen.update(given=given[0], told=told))
+    with torch.inference_mode():
+        net(image("yolo_med"))
+    pairs = zip(seen["given"]["segmentation"], seen["told"]["segmentation"], strict=True)
+    assert [torch.equal(before, after) for before, after in pairs] == [True, True, False, False, False]
 
 
 def test_a_coupled_head_is_smaller_and_answers_alike():
@@ -68,7 +88,9 @@ def test_other_necks_and_encoders_fit(options):
     assert answers["pred"].shape == (2, 1, 64, 96) and answers["lesions_s32"].shape == (2, 6, 2, 3)
 
 
-@pytest.mark.parametrize("options", [{"interaction": "telepathy"}, {"head": "lost"}, {"neck": "giraffe"}])
+@pytest.mark.parametrize(
+    "options", [{"interaction": "telepathy"}, {"head": "lost"}, {"neck": "giraffe"}, {"decoder": "ring"}]
+)
 def test_an_unknown_switch_is_refused_by_name(options):
     with pytest.raises(ValueError, match=f"{next(iter(options))} is '{next(iter(options.values()))}'; expected one of"):
         network(**options)
