@@ -48,6 +48,8 @@ SIZE = {"compact": 320, "published": 640}
 POLYP = Label(1, "polyp", (255, 170, 0), Code("41329004", "SCT", "Polyp"), Code("71854001", "SCT", "Colon"))
 
 SEGMENTATION = OutputSpec("pred", "dense", (POLYP,), (1,), "sigmoid")
+AUXILIARY = ("pred_aux_s2", "pred_aux_s4", "pred_aux_s8")
+"""Answers of a U-Net's blocks to the same truth, finest first, in training alone; ``yolo`` has none."""
 DETECTION = OutputSpec("lesions", "boxes", (POLYP,), STRIDES, "sigmoid", threshold=0.35)
 
 
@@ -129,10 +131,19 @@ def network(
             if on_neck
             else PickLevels(trunk.channels, trunk.strides, trunk.strides)
         )
-        narrowing = {"channels": widths.climb} if on_neck else {}
-        climb: Any = make_decoder(decoding, spatial_dims, own.channels, own.strides, norm=norm, **narrowing)
+        several = decoding in ("unet", "unetplusplus", "infused_unet")
+        more: dict[str, Any] = (
+            {"levels": 1 + len(AUXILIARY)} if several else {"channels": widths.climb} if on_neck else {}
+        )
+        climb: Any = make_decoder(decoding, spatial_dims, own.channels, own.strides, norm=norm, **more)
         mask = SegmentationHead(
-            spatial_dims, climb.channels, climb.strides, output=SEGMENTATION, dropout=dropout, upsample=climb.strides[0]
+            spatial_dims,
+            climb.channels,
+            climb.strides,
+            output=SEGMENTATION,
+            dropout=dropout,
+            upsample=climb.strides[0],
+            auxiliary_strides=climb.strides[1:],
         )
         branches["segmentation"] = Branch(own, DecodingHead(climb, mask), reads="neck" if on_neck else "encoder")
         joined["segmentation"] = own
@@ -204,7 +215,7 @@ def loss(
     Raises:
         ValueError: an unknown loss of the outline.
     """
-    from mtnet.losses import DenseDetectionLoss, MultiTaskLoss, make_segmentation_loss
+    from mtnet.losses import DeepSupervisionLoss, DenseDetectionLoss, MultiTaskLoss, make_segmentation_loss
 
     if outline not in get_args(OutlineLoss):
         raise ValueError(f"outline is {outline!r}; expected one of {', '.join(get_args(OutlineLoss))}.")
@@ -216,8 +227,8 @@ def loss(
         confidence="bce",
         term_weights={"box": 5.0},
     )
-    terms = {DETECTION.name: boxes, SEGMENTATION.name: make_segmentation_loss(outline)}
-    return MultiTaskLoss(terms, weights, weighting=weighting)
+    mask = DeepSupervisionLoss(make_segmentation_loss(outline), (SEGMENTATION.name, *AUXILIARY))
+    return MultiTaskLoss({DETECTION.name: boxes, SEGMENTATION.name: mask}, weights, weighting=weighting)
 
 
 def detection(labels: Sequence[str | Label] | None = None) -> OutputSpec:

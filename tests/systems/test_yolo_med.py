@@ -60,7 +60,7 @@ def test_the_outline_reads_the_neck_as_published_and_the_encoder_in_compact():
         published, compact, asked = network("published"), network(), network(decoder="yolo")
     assert published.branches["segmentation"].reads_neck and asked.branches["segmentation"].reads_neck
     assert not compact.branches["segmentation"].reads_neck
-    assert compact.branches["segmentation"].head.decoder.strides == (1,)
+    assert compact.branches["segmentation"].head.decoder.strides == (1, 2, 4, 8)
 
 
 def test_levels_finer_than_those_of_the_boxes_pass_the_interaction_unchanged():
