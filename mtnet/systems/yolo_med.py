@@ -141,6 +141,7 @@ def network(
             climb.channels,
             climb.strides,
             output=SEGMENTATION,
+            kernel_size=3 if on_neck else 1,
             dropout=dropout,
             upsample=climb.strides[0],
             auxiliary_strides=climb.strides[1:],

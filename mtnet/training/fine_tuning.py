@@ -9,8 +9,9 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from mtnet.nets.heads import DecodingHead
 from mtnet.nets.state_dict_io import read_state
 from mtnet.structures import OutputSpec
 from mtnet.training.pretraining import check_licences
@@ -23,7 +24,8 @@ _FITTING = 0.5
 def started_from(network: nn.Module, weights: str | None, manifest: str | None = None) -> nn.Module:
     """The network, with what fits it of a file of weights where one is named.
 
-    Heads for other labels have other shapes: what does not fit begins anew, and the log says what.
+    Heads for other labels have other shapes: what does not fit begins anew, and the log says what. The weights may be
+    another system's, of the same encoder; a task's decoder is found where that system has it.
 
     Args:
         network: to begin with.
@@ -39,7 +41,7 @@ def started_from(network: nn.Module, weights: str | None, manifest: str | None =
         return network
     path = Path(weights)
     check_licences(path, manifest)
-    found, own = read_state(path), network.state_dict()
+    found, own = _as_named_in(network, read_state(path)), network.state_dict()
     fitting = {name: found[name] for name, tensor in own.items() if name in found and found[name].shape == tensor.shape}
     share = sum(own[name].numel() for name in fitting) / max(1, sum(tensor.numel() for tensor in own.values()))
     encoder = [name for name in own if name.startswith("encoder.")]
@@ -55,6 +57,18 @@ def started_from(network: nn.Module, weights: str | None, manifest: str | None =
     if unused := [name for name in found if name not in own]:
         _LOG.info("not used of %s: %s", path.name, ", ".join(_modules(unused, found)))
     return network
+
+
+def _as_named_in(network: nn.Module, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state in whose place of ``decoder`` and ``head`` the network may have both as one :class:`DecodingHead`."""
+    renamed = dict(found)
+    for name, module in network.named_modules():
+        if isinstance(module, DecodingHead) and not any(key.startswith(f"{name}.decoder.") for key in found):
+            branch = name.removesuffix("head")
+            for key in found:
+                if key.startswith((f"{branch}decoder.", f"{branch}head.")):
+                    renamed[f"{name}.{key.removeprefix(branch)}"] = renamed.pop(key)
+    return renamed
 
 
 def learning_only(network: nn.Module, parts: Sequence[str] | None) -> nn.Module:

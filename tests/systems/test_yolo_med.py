@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from mtnet.losses import StructureLoss
-from mtnet.systems.yolo_med import DETECTION, loss, network
+from mtnet.systems.yolo_med import AUXILIARY, DETECTION, loss, network
 from tests.systems.made import image, parameters, perturbed, truth
 
 
@@ -110,11 +111,20 @@ def test_the_total_is_the_sum_of_both_tasks_or_learned():
 
 
 def test_the_outline_may_have_the_structure_loss_and_no_unknown_one():
-    answers, targets = network()(image("yolo_med")), truth("yolo_med")
+    answers, targets = network().eval()(image("yolo_med")), truth("yolo_med")
     _, terms = loss(outline="structure")(answers, targets)
     assert terms["pred"].item() == pytest.approx(StructureLoss()(answers["pred"], targets["pred"]).item(), rel=1e-6)
     with pytest.raises(ValueError, match="outline is 'lovely'; expected one of dice_bce, structure"):
         loss(outline="lovely")
+
+
+def test_the_blocks_of_the_outline_answer_too_while_it_trains():
+    net, weights = network().train(), (8 / 15, 4 / 15, 2 / 15, 1 / 15)
+    answers, targets = net(image("yolo_med")), truth("yolo_med")
+    assert [name for name in answers if name.startswith("pred")] == ["pred", *AUXILIARY]
+    sized = [F.interpolate(answers[name], size=(64, 96), mode="bilinear") for name in ("pred", *AUXILIARY)]
+    wanted = sum(w * StructureLoss()(one, targets["pred"]) for w, one in zip(weights, sized, strict=True))
+    assert loss(outline="structure")(answers, targets)[1]["pred"].item() == pytest.approx(wanted.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("options", [{"assigner": "atss"}, {"box": "giou"}])

@@ -19,7 +19,9 @@ from monai.data import MetaTensor
 from monai.engines.utils import IterationEvents
 from monai.transforms import Compose, Lambdad, RandFlipd
 
+from mtnet.nets.state_dict_io import save_state
 from mtnet.structures import Label, OutputSpec
+from mtnet.systems import unet_v2, yolo_med
 from mtnet.training import (
     AutocastInferer,
     AveragedWeights,
@@ -391,3 +393,13 @@ def test_ultrasound_flips_its_columns_alone_and_a_move_shifts_image_and_label_to
     assert ((moved["image"] > 0.5) == (moved["label"] > 0.5)).float().mean() > 0.98
     every = augmentation(turn_degrees=20, zoom=0.2, move=4, scale=0.2, colour=0.1, saturation=0.3, blur=1, noise=0.1)
     assert every({"image": torch.rand(3, 32, 32), "label": bright})["image"].shape == (3, 32, 32)
+
+
+def test_an_outline_goes_on_in_another_system_whose_tasks_exchange_before_its_decoder(tmp_path):
+    first, second = unet_v2.network(), yolo_med.network()
+    save_state(first, tmp_path / "model.pt")
+    outline = started_from(second, str(tmp_path / "model.pt")).branches["segmentation"].head
+    for part, own in ((first.branches["segmentation"].decoder, outline.decoder), (first.encoder, second.encoder)):
+        stored = [tensor.half().float() if tensor.ndim > 1 else tensor for tensor in part.state_dict().values()]
+        assert all(torch.equal(a, b) for a, b in zip(stored, own.state_dict().values(), strict=True))
+    assert torch.equal(first.branches["segmentation"].head.conv.weight.half().float(), outline.head.conv.weight)
