@@ -108,7 +108,9 @@ def table_text(predictor: Predictor, samples: Sequence[Sample]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.task_features", description=__doc__.split("\n")[0])
-    parser.add_argument("job", nargs="?", default="polyps_yolo_med", help="of the queue (default: the one that ships)")
+    parser.add_argument(
+        "job", nargs="?", default="polyps_yolo_med_256", help="of the queue (default: the one that ships)"
+    )
     parser.add_argument("--jobs", type=Path, default=JOBS)
     parser.add_argument("--state", type=Path, default=STATE)
     parser.add_argument("--device", default="cpu")

@@ -16,8 +16,8 @@ SimOTA assignment, CIoU and BCE weighted as in YOLOX; BCE and Dice of the mask; 
 side is 640, the rest padded to 32. ``published`` has 26,617,184 parameters in the encoder, 2,624,512 in the pooling,
 2,231,296 in the pyramid, 7,088,658 in the head for one class. ``compact`` is for training from nothing on few images:
 the small CSPDarknet of YOLOv5 (timm's ``cs3darknet_s``; in 3D CSPDarknet53 at half its width with group norm), neck and
-heads 96 wide with group norm, attention heads 32 wide as in ``published``, at 320; its outline reads the encoder's own
-levels, those of strides 8, 16 and 32 after the interaction, and is decoded as U-Net v2's is (``infused_unet``).
+heads 96 wide with group norm, attention heads 32 wide as in ``published``, at 320.
+Another decoder of the outline (``decoder="infused_unet"``) reads the encoder itself and can begin as U-Net v2's.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def network(
     interaction: str = "cross_scale",
     head: Literal["decoupled", "coupled"] = "decoupled",
     neck: Literal["fpn", "pan"] = "fpn",
-    decoder: str | None = None,
+    decoder: str = "yolo",
     spatial_dims: int = 2,
     in_channels: int = 3,
     tasks: Sequence[Task] = TASKS,
@@ -79,7 +79,7 @@ def network(
         head: ``decoupled`` (class apart from box and IoU) or ``coupled``.
         neck: ``fpn``, or ``pan`` with a second way, from fine to coarse.
         decoder: of the outline: ``yolo``, which reads the neck, or another of ``mtnet.nets.DECODERS``, which reads the
-            encoder; by default the variant's own.
+            encoder's own levels, those of strides 8, 16 and 32 after the interaction.
         spatial_dims: 2, or 3 with an encoder that can.
         in_channels: of the image.
         tasks: branches to build.
@@ -124,18 +124,17 @@ def network(
     branches: dict[str, Branch] = {}
     joined: dict[str, Any] = {}
     if "segmentation" in tasks:
-        decoding = decoder or widths.decoder
-        on_neck = decoding == "yolo"
+        on_neck = decoder == "yolo"
         own: Any = (
             LevelTowers(spatial_dims, *levels, channels=widths.neck, norm=norm)
             if on_neck
             else PickLevels(trunk.channels, trunk.strides, trunk.strides)
         )
-        several = decoding in ("unet", "unetplusplus", "infused_unet")
+        several = decoder in ("unet", "unetplusplus", "infused_unet")
         more: dict[str, Any] = (
             {"levels": 1 + len(AUXILIARY)} if several else {"channels": widths.climb} if on_neck else {}
         )
-        climb: Any = make_decoder(decoding, spatial_dims, own.channels, own.strides, norm=norm, **more)
+        climb: Any = make_decoder(decoder, spatial_dims, own.channels, own.strides, norm=norm, **more)
         mask = SegmentationHead(
             spatial_dims,
             climb.channels,
@@ -243,12 +242,11 @@ class _Widths:
     neck: int
     climb: tuple[int, ...]
     norm: str
-    decoder: str
 
 
 _HEAD_WIDTH = 32
 """Of a head of the attention."""
 _WIDTHS = {
-    "compact": _Widths({"norm": "group", "width": 16}, 96, (64, 32, 16, 8), "group", "infused_unet"),
-    "published": _Widths({}, 256, (128, 64, 32, 16), "batch", "yolo"),
+    "compact": _Widths({"norm": "group", "width": 16}, 96, (64, 32, 16, 8), "group"),
+    "published": _Widths({}, 256, (128, 64, 32, 16), "batch"),
 }

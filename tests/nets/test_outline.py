@@ -95,7 +95,7 @@ def test_parts_that_join_others_are_named_by_them():
     with torch.device("meta"):
         told = outline(yolo_med.network(), (3, 64, 64))
     assert told.neck is not None and told.neck.made_by == "SPP + FPN"
-    assert told.tasks["segmentation"].head.made_by == "InfusedUNetDecoder + SegmentationHead"
+    assert told.tasks["segmentation"].head.made_by == "YOLOSegmentationDecoder + SegmentationHead"
     with torch.device("meta"):
         assert outline(unet_v2.network(), (3, 64, 64)).encoder.made_by == "timm cs3darknet_s"
 

@@ -56,16 +56,8 @@ def test_without_an_interaction_no_task_learns_from_the_other(decoder):
     assert gradients["none"] == 0 < gradients["cross_scale"]
 
 
-def test_the_outline_reads_the_neck_as_published_and_the_encoder_in_compact():
-    with torch.device("meta"):
-        published, compact, asked = network("published"), network(), network(decoder="yolo")
-    assert published.branches["segmentation"].reads_neck and asked.branches["segmentation"].reads_neck
-    assert not compact.branches["segmentation"].reads_neck
-    assert compact.branches["segmentation"].head.decoder.strides == (1, 2, 4, 8)
-
-
 def test_levels_finer_than_those_of_the_boxes_pass_the_interaction_unchanged():
-    net, seen = perturbed(network()).eval(), {}
+    net, seen = perturbed(network(decoder="infused_unet")).eval(), {}
     net.interaction.register_forward_hook(lambda module, given, told: seen.update(given=given[0], told=told))
     with torch.inference_mode():
         net(image("yolo_med"))
@@ -82,8 +74,17 @@ def test_a_coupled_head_is_smaller_and_answers_alike():
     assert shapes[0] == shapes[1]
 
 
-@pytest.mark.parametrize("options", [{"neck": "pan"}, {"encoder": "resnet18"}, {"encoder": "efficientnet_b0"}])
-def test_other_necks_and_encoders_fit(options):
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"neck": "pan"},
+        {"encoder": "resnet18"},
+        {"encoder": "efficientnet_b0"},
+        {"decoder": "unet"},
+        {"decoder": "deeplabv3plus"},
+    ],
+)
+def test_other_necks_encoders_and_decoders_fit(options):
     with torch.inference_mode():
         answers = network(**options).eval()(image("yolo_med"))
     assert answers["pred"].shape == (2, 1, 64, 96) and answers["lesions_s32"].shape == (2, 6, 2, 3)
@@ -119,7 +120,7 @@ def test_the_outline_may_have_the_structure_loss_and_no_unknown_one():
 
 
 def test_the_blocks_of_the_outline_answer_too_while_it_trains():
-    net, weights = network().train(), (8 / 15, 4 / 15, 2 / 15, 1 / 15)
+    net, weights = network(decoder="infused_unet").train(), (8 / 15, 4 / 15, 2 / 15, 1 / 15)
     answers, targets = net(image("yolo_med")), truth("yolo_med")
     assert [name for name in answers if name.startswith("pred")] == ["pred", *AUXILIARY]
     sized = [F.interpolate(answers[name], size=(64, 96), mode="bilinear") for name in ("pred", *AUXILIARY)]

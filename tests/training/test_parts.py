@@ -396,7 +396,7 @@ def test_ultrasound_flips_its_columns_alone_and_a_move_shifts_image_and_label_to
 
 
 def test_an_outline_goes_on_in_another_system_whose_tasks_exchange_before_its_decoder(tmp_path):
-    first, second = unet_v2.network(), yolo_med.network()
+    first, second = unet_v2.network(), yolo_med.network(decoder="infused_unet")
     save_state(first, tmp_path / "model.pt")
     outline = started_from(second, str(tmp_path / "model.pt")).branches["segmentation"].head
     for part, own in ((first.branches["segmentation"].decoder, outline.decoder), (first.encoder, second.encoder)):
