@@ -1,4 +1,4 @@
-"""Group norm (Wu and He, arXiv 1803.08494) whose gradient is fast in half precision with channels last."""
+"""Group norm (Wu and He, arXiv 1803.08494) whose gradient is fast with channels last on a CPU."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+_FEW_CHANNELS = 16
+"""With so many or fewer torch's own gradient takes two to four times as long in float32, at the finest levels."""
+
 
 class GroupNorm(nn.GroupNorm):
-    """torch's, with a gradient of our own for half precision with channels last on a CPU.
-
-    For that torch 2.13 takes ten times as long as in float32: half of a whole step of the chest-CT network.
+    """torch's, with a gradient of our own where torch 2.13 is slow: on a CPU with channels last, in half precision and
+    in float32 with few channels. Both were large parts of a step of the chest-CT network (``benchmarks/steps.py``).
     """
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise: ``(B, C, *S) -> (B, C, *S)``."""
-        if not torch.jit.is_scripting() and input.requires_grad and _half_channels_last(input):  # type: ignore[attr-defined]
+        if not torch.jit.is_scripting() and input.requires_grad and _torch_is_slow(input):  # type: ignore[attr-defined]
             answer: Tensor = _GroupNorm.apply(  # type: ignore[no-untyped-call]
                 input, self.weight, self.bias, self.num_groups, self.eps
             )
@@ -25,8 +27,11 @@ class GroupNorm(nn.GroupNorm):
         return F.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
 
 
-def _half_channels_last(x: Tensor) -> bool:
-    if x.device.type != "cpu" or x.dtype not in (torch.bfloat16, torch.float16) or x.ndim not in (4, 5):
+def _torch_is_slow(x: Tensor) -> bool:
+    if x.device.type != "cpu" or x.ndim not in (4, 5):
+        return False
+    half = x.dtype in (torch.bfloat16, torch.float16)
+    if not half and (x.dtype != torch.float32 or x.shape[1] > _FEW_CHANNELS):
         return False
     return x.is_contiguous(memory_format=torch.channels_last if x.ndim == 4 else torch.channels_last_3d)
 
@@ -67,9 +72,13 @@ class _GroupNorm(torch.autograd.Function):
             share = (weight.float() * torch.stack([sums, products])).view(2, ctx.groups, each).sum(2)
             constant, linear = (share / (each * size)).repeat_interleave(each, 1)
             linear = linear * r
-            rows.sub_(m.repeat(wide)).mul_(linear.repeat(wide)).add_(constant.repeat(wide))
-            given.mul_(weight.float().repeat(wide)).sub_(rows).mul_(r.repeat(wide))
-            _rows(slope[number]).copy_(given)
+            own = _rows(slope[number])
+            # Half precision has float32 copies to work in, float32 must leave what it was given as it is.
+            out = own if own.dtype == rows.dtype else rows
+            torch.sub(rows, m.repeat(wide), out=out).mul_(-linear.repeat(wide)).sub_(constant.repeat(wide))
+            out.addcmul_(given, weight.float().repeat(wide)).mul_(r.repeat(wide))
+            if out is not own:
+                own.copy_(out)
         return slope, of_weight.to(weight.dtype), of_bias.to(weight.dtype), None, None
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mtnet.nets.upsampled_conv import fold_upsampling
+from mtnet.training.freed_memory import keep_freed_memory
 from mtnet.training.processes import gathered
 
 _SAMPLES = 4
@@ -39,14 +40,17 @@ class AutocastInferer(Inferer):  # type: ignore[misc]  # MONAI is not typed
         self.dtype: torch.dtype | None = None if precision == "auto" else getattr(torch, precision)
         self.channels_last = False
         self._laid_out = False
-        self._folded = False
+        self._begun = False
 
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """The network's answer for ``inputs``, which it sees without their metadata."""
         inputs = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
-        if not self._folded and isinstance(network, nn.Module):
-            fold_upsampling(network, inputs.device.type == "cpu")
-            self._folded = True
+        if not self._begun and isinstance(network, nn.Module):
+            on_cpu = inputs.device.type == "cpu"
+            fold_upsampling(network, on_cpu)
+            if on_cpu:
+                keep_freed_memory()
+            self._begun = True
         if self.dtype is None:
             precision, self.channels_last = fastest(network, inputs)
             self.dtype = getattr(torch, precision)
