@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from time import perf_counter
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from mtnet.nets.upsampled_conv import fold_upsampling
 from mtnet.training.freed_memory import keep_freed_memory
 from mtnet.training.processes import gathered
+from mtnet.training.small_convolutions import SmallConvolutionsInFloat32
 
 _SAMPLES = 4
 _ROUNDS = 4
@@ -121,9 +123,14 @@ def _step_seconds(network: nn.Module, inputs: Tensor, setting: Setting) -> float
     return taken if bool(torch.isfinite(length)) else math.inf
 
 
-def _autocast(inputs: Tensor, dtype: torch.dtype) -> torch.autocast:
-    enabled = dtype != torch.float32
-    return torch.autocast(inputs.device.type, dtype=dtype if enabled else torch.bfloat16, enabled=enabled)
+@contextmanager
+def _autocast(inputs: Tensor, dtype: torch.dtype) -> Iterator[None]:
+    if dtype == torch.float32:
+        yield
+        return
+    on_cpu = inputs.device.type == "cpu"
+    with torch.autocast(inputs.device.type, dtype), SmallConvolutionsInFloat32() if on_cpu else nullcontext():
+        yield
 
 
 def _last(inputs: Tensor) -> torch.memory_format:
