@@ -59,8 +59,9 @@ _METHODS = {
 ## Layers of mtnet's own
 
 - The chest-CT network with random weights, channels last. *Folded*: the convolutions of upsampled levels run as
-  transposed ones. *Group norm*: its gradient in bfloat16. A step goes forwards and backwards, a pass forwards in
-  float32.
+  transposed ones. *Group norm*: its gradient. A step goes forwards and backwards, in bfloat16 where nothing else is
+  said, a pass forwards in float32. *Keeps freed memory*: glibc is told to; two processes of their own, each with all
+  layers of mtnet's.
 """,
     "runtimes": """\
 ## Runtimes and half precision

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 _FEW_CHANNELS = 16
-"""With so many or fewer torch's own gradient takes two to four times as long in float32, at the finest levels."""
+"""With so many or fewer torch's own gradient takes twice as long and more in float32, on one thread."""
 
 
 class GroupNorm(nn.GroupNorm):

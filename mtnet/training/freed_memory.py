@@ -15,8 +15,8 @@ def keep_freed_memory() -> bool:
     """Have this process keep the memory that it frees, for its next allocation; whether it does.
 
     glibc gives every large tensor back to the system at once, and asks for it again, page by page and filled with
-    zeros, a moment later; in a 3D network that is a sixth of a step (``docs/training.md``). Nothing is told to other
-    allocators than glibc's, or on other systems than Linux, and no value changes.
+    zeros, a moment later; of a step of the chest-CT network that is a tenth (``benchmarks/steps.py``). Nothing is told
+    to other allocators than glibc's, or on other systems than Linux, and no value changes.
     """
     if not sys.platform.startswith("linux"):
         return False
