@@ -8,9 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_FEW_CHANNELS = 16
-"""With so many or fewer torch's own gradient takes twice as long and more in float32, on one thread."""
-
 
 class GroupNorm(nn.GroupNorm):
     """torch's, with a gradient of our own where torch 2.13 is slow: on a CPU with channels last, in half precision and
@@ -31,7 +28,8 @@ def _torch_is_slow(x: Tensor) -> bool:
     if x.device.type != "cpu" or x.ndim not in (4, 5):
         return False
     half = x.dtype in (torch.bfloat16, torch.float16)
-    if not half and (x.dtype != torch.float32 or x.shape[1] > _FEW_CHANNELS):
+    # With 16 channels or fewer torch's own takes twice as long and more in float32, on one thread.
+    if not half and (x.dtype != torch.float32 or x.shape[1] > 16):
         return False
     return x.is_contiguous(memory_format=torch.channels_last if x.ndim == 4 else torch.channels_last_3d)
 
