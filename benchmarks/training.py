@@ -5,17 +5,22 @@ starts, which is when the first step ends: loaders have then filled up, and noth
 ``CacheDataset`` with the same random transforms in a ``DataLoader`` that shuffles, and a loop of forward, loss,
 backward and step of ``torch.optim.AdamW`` in float32; each side gets the best of several numbers of workers. Ours is
 the trainer that ``train.json`` builds, with all its handlers: averaged weights, clipped gradients, seeds of steps,
-schedule and log; once in float32 as well, once in the precision that it chooses itself. Without workers all of a side's
-work is in one process, so its own seconds are compared too: the steadier measure on a busy machine.
+schedule and log; once in float32 as well, once in the precision that it chooses itself. MONAI's side and ours run in
+a process each, since ours tells its own what to do with freed memory. Without workers all of a side's work is in that
+process, so its own seconds are compared too: the steadier measure on a busy machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
@@ -38,6 +43,18 @@ Side = Callable[[], tuple[float, float]]
 """One run; seconds, and seconds of the process, from the first step's end to the last one's."""
 
 
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What all sides have in common; ``folder`` takes the weights that are written."""
+
+    manifest: Path
+    decoder: str | None
+    size: int
+    batch: int
+    steps: int
+    folder: Path
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Measure both sides in turns, write the result and print what was claimed."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -50,12 +67,20 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=WORKERS, help="numbers of workers to try")
     options = parser.parse_args(arguments)
     machine = describe_machine()
-    with tempfile.TemporaryDirectory() as folder:
+    processes = multiprocessing.get_context("spawn")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ProcessPoolExecutor(1, processes) as theirs,
+        ProcessPoolExecutor(1, processes) as ours,
+    ):
+        common = Setting(
+            options.manifest, options.decoder, options.size, options.batch, options.steps, folder=Path(folder)
+        )
         sides: dict[str, Side] = {}
         for workers in options.workers:
-            sides[f"monai, {workers} workers"] = monai_side(config_of(options, Path(folder), workers), options.steps)
-            for name, precision in OURS.items():
-                sides[f"{name}, {workers} workers"] = our_side(options, Path(folder), workers, precision)
+            for name in ("monai", *OURS):
+                process = theirs if name == "monai" else ours
+                sides[f"{name}, {workers} workers"] = partial(in_process, process, name, common, workers)
         taken = in_turns(sides, options.rounds)
     images = options.steps * options.batch
     contenders = {}
@@ -104,6 +129,24 @@ def in_turns(sides: dict[str, Side], rounds: int) -> dict[str, list[tuple[float,
     return taken
 
 
+def in_process(process: ProcessPoolExecutor, name: str, setting: Setting, workers: int) -> tuple[float, float]:
+    """One run of a side in a process of its library."""
+    return process.submit(run_of, name, setting, workers).result()
+
+
+def run_of(name: str, setting: Setting, workers: int) -> tuple[float, float]:
+    """One run of a side in this process."""
+    return side_of(name, setting, workers)()
+
+
+@cache
+def side_of(name: str, setting: Setting, workers: int) -> Side:
+    """A side, made once in a process."""
+    if name == "monai":
+        return monai_side(setting, workers)
+    return our_side(setting, workers, OURS[name])
+
+
 def best_of(seconds: dict[str, list[float]], side: str) -> str:
     """The number of workers with which a side is fastest."""
     names = [name for name in seconds if name.startswith(f"{side},")]
@@ -121,22 +164,22 @@ def between(ends: list[tuple[float, float]]) -> tuple[float, float]:
     return wall_end - wall, cpu_end - cpu
 
 
-def config_of(options: argparse.Namespace, folder: Path, workers: int, precision: str = "float32") -> ConfigParser:
+def config_of(setting: Setting, workers: int, precision: str = "float32") -> ConfigParser:
     """The bundle's ``train.json`` for one run of so many steps, without validation."""
     parser = ConfigParser()
     parser.read_config(str(BUNDLE / "configs" / "train.json"))
     changes = {
-        "manifest": str(options.manifest),
-        "size": [options.size, options.size],
-        "batch_size": options.batch,
+        "manifest": str(setting.manifest),
+        "size": [setting.size, setting.size],
+        "batch_size": setting.batch,
         "workers": workers,
-        "decoder": options.decoder,
+        "decoder": setting.decoder,
         "precision": precision,
         "max_epochs": 1,
         "val_interval": 2,
-        "work_dir": str(folder),
-        "weights": str(folder / "model.pt"),
-        "train#trainer#epoch_length": options.steps + 1,
+        "work_dir": str(setting.folder),
+        "weights": str(setting.folder / "model.pt"),
+        "train#trainer#epoch_length": setting.steps + 1,
         "validate#dataset#data": [],
     }
     for name, value in changes.items():
@@ -144,17 +187,17 @@ def config_of(options: argparse.Namespace, folder: Path, workers: int, precision
     return parser
 
 
-def our_side(options: argparse.Namespace, folder: Path, workers: int, precision: str) -> Side:
+def our_side(setting: Setting, workers: int, precision: str) -> Side:
     """One run of the bundle's trainer; the samples are kept over runs as they are over epochs."""
-    kept = config_of(options, folder, workers, precision).get_parsed_content("train#dataset")
+    kept = config_of(setting, workers, precision).get_parsed_content("train#dataset")
     # Enough epochs for the steps of a run, however few samples there are.
-    kept.epochs = -(-(options.steps + 1) // kept.steps)
+    kept.epochs = -(-(setting.steps + 1) // kept.steps)
 
     def run() -> tuple[float, float]:
         set_determinism(0)
-        parser = config_of(options, folder, workers, precision)
+        parser = config_of(setting, workers, precision)
         parser["train#dataset"] = kept
-        (folder / "checkpoint.pt").unlink(missing_ok=True)
+        (setting.folder / "checkpoint.pt").unlink(missing_ok=True)
         trainer = parser.get_parsed_content("train#trainer")
         ends: list[tuple[float, float]] = []
         trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: ends.append(now()))
@@ -164,8 +207,9 @@ def our_side(options: argparse.Namespace, folder: Path, workers: int, precision:
     return run
 
 
-def monai_side(parser: ConfigParser, steps: int) -> Side:
+def monai_side(setting: Setting, workers: int) -> Side:
     """The loop of MONAI's tutorials on the same parts, with torch's own AdamW."""
+    parser = config_of(setting, workers)
     parser["optimizer"]["_target_"] = "torch.optim.AdamW"
     data = parser.get_parsed_content("train#dataset#data")
     before = parser.get_parsed_content("train#deterministic_transforms")
@@ -190,7 +234,7 @@ def monai_side(parser: ConfigParser, steps: int) -> Side:
         set_determinism(0)
         network.train()
         ends: list[tuple[float, float]] = []
-        for _, batch in zip(range(steps + 1), batches(), strict=False):
+        for _, batch in zip(range(setting.steps + 1), batches(), strict=False):
             inputs, targets = trainer.prepare_batch(batch, "cpu")
             optimizer.zero_grad()
             loss(network(inputs.as_tensor()), targets).backward()
