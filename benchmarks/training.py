@@ -67,11 +67,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=WORKERS, help="numbers of workers to try")
     options = parser.parse_args(arguments)
     machine = describe_machine()
+    begin = start_workers_by, (multiprocessing.get_start_method(),)
     processes = multiprocessing.get_context("spawn")
     with (
         tempfile.TemporaryDirectory() as folder,
-        ProcessPoolExecutor(1, processes) as theirs,
-        ProcessPoolExecutor(1, processes) as ours,
+        ProcessPoolExecutor(1, processes, *begin) as theirs,
+        ProcessPoolExecutor(1, processes, *begin) as ours,
     ):
         common = Setting(
             options.manifest, options.decoder, options.size, options.batch, options.steps, folder=Path(folder)
@@ -127,6 +128,11 @@ def in_turns(sides: dict[str, Side], rounds: int) -> dict[str, list[tuple[float,
             taken[name].append(sides[name]())
             print(f"round {number + 1}/{rounds} {name}: {taken[name][-1][0]:.2f} s", file=sys.stderr)
     return taken
+
+
+def start_workers_by(method: str) -> None:
+    """Have loaders start their workers as in a process that a user began, not as this one was started."""
+    multiprocessing.set_start_method(method, force=True)
 
 
 def in_process(process: ProcessPoolExecutor, name: str, setting: Setting, workers: int) -> tuple[float, float]:

@@ -17,15 +17,17 @@ def test_it_writes_how_many_images_a_second_each_side_learns_from(tmp_path, monk
         monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(tables, "FOLDER", tmp_path)
     manifest = write_pictures(tmp_path / "pictures", 6)
-    asked = [str(manifest), "--size", "32", "--batch", "2", "--steps", "2", "--rounds", "2", "--workers", "0"]
-    training.main([*asked, "--decoder", "unet_v2"])
+    asked = [str(manifest), "--size", "32", "--batch", "2", "--steps", "2", "--rounds", "2"]
+    training.main([*asked, "--workers", "0", "--decoder", "unet_v2"])
     assert "without workers" in capsys.readouterr().out and not (tmp_path / "results").exists()
-    training.main(asked)
+    training.main([*asked, "--workers", "0", "1"])
     (file,) = (tmp_path / "results").glob("training--*.json")
     result = json.loads(file.read_text())
-    assert set(result["contenders"]) == {"monai, 0 workers", "mtnet, 0 workers", "mtnet as configured, 0 workers"}
-    for one in result["contenders"].values():
-        assert len(one["seconds"]) == len(one["cpu_seconds"]) == 2 and one["facts"]["images a second"] > 0
+    sides = ("monai", "mtnet", "mtnet as configured")
+    assert set(result["contenders"]) == {f"{side}, {workers} workers" for side in sides for workers in (0, 1)}
+    for name, one in result["contenders"].items():
+        assert len(one["seconds"]) == 2 and one["facts"]["images a second"] > 0
+        assert len(one.get("cpu_seconds", [])) == (2 if name.endswith("0 workers") else 0)
     assert [(one["limit"], one["at_least"]) for one in result["claims"]] == [(1.0, True)] * 3
     assert "## Training beside a plain loop" in (tmp_path / "RESULTS.md").read_text()
     assert "without workers" in capsys.readouterr().out
