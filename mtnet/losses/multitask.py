@@ -116,10 +116,10 @@ def _known_items(target: Any, known: Tensor) -> Any:
 
 
 def _read(name: str, term: nn.Module, outputs: Mapping[str, Tensor]) -> list[str]:
-    """Names of the tensors that a term reads; all of them where neither it nor its name says which."""
-    if hasattr(term, "tensor_names"):
-        return [key for key in term.tensor_names if key in outputs]  # type: ignore[union-attr]
-    return [name] if name in outputs else list(outputs)
+    """Names of the tensors that a term reads; all of them where neither it nor its name says which, and where the
+    network, built for other tasks, has none of them."""
+    names = [str(key) for key in getattr(term, "tensor_names", (name,))]
+    return [key for key in names if key in outputs] or list(outputs)
 
 
 def _nothing(name: str, term: nn.Module, outputs: Mapping[str, Tensor]) -> Tensor:

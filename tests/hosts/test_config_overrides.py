@@ -234,7 +234,8 @@ def test_a_single_override_of_the_encoder_and_decoder_gives_the_published_best_c
     ("name", "changes"),
     [
         ("breast_ultrasound_multitask", {"tasks": ["classification"], "size": [64, 64]}),
-        ("yolo_med_polyp", {"tasks": ["segmentation"], "size": 64, "lambda_detection": 0.0}),
+        ("yolo_med_polyp", {"tasks": ["segmentation"], "size": 64}),
+        ("yolo_med_polyp", {"tasks": ["detection"], "size": 64}),
         ("unet_v2_polyp", {"decoder": "unetplusplus", "encoder": "resnet18", "size": [64, 64]}),
     ],
 )

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mtnet.losses import DenseDetectionLoss, GeneralizedDiceLoss, MaskedL1Loss, MultiTaskLoss
+from mtnet.losses import DeepSupervisionLoss, DenseDetectionLoss, GeneralizedDiceLoss, MaskedL1Loss, MultiTaskLoss
 from mtnet.structures import Label, OutputSpec
 
 SPEC = OutputSpec("boxes", "boxes", labels=(Label(0, "nodule"),), strides=(4,))
@@ -74,6 +74,15 @@ def test_a_missing_target_costs_nothing_and_gives_a_zero_gradient(missing: str) 
             assert float(tensor.grad.abs().sum()) == 0
         elif missing != "boxes":
             assert float(tensor.grad.abs().sum()) > 0
+
+
+def test_terms_of_tasks_that_the_network_was_not_built_for_cost_nothing() -> None:
+    outputs = {"image_class": answers()["image_class"]}
+    outlines = DeepSupervisionLoss(GeneralizedDiceLoss(), ("pred", "pred_aux_s2"))
+    terms = {"image_class": nn.CrossEntropyLoss(), "pred": outlines, "boxes": DenseDetectionLoss(SPEC, 2)}
+    total, told = MultiTaskLoss(terms)(outputs, {"image_class": truths()["image_class"]})
+    assert float(told["pred"]) == float(told["boxes"]) == 0
+    assert total.item() == pytest.approx(float(told["image_class"])) and total.item() > 0
 
 
 @pytest.mark.parametrize("name", ["pred", "image_class", "reconstruction", "boxes"])
