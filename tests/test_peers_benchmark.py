@@ -61,7 +61,7 @@ def test_jobs_and_tables_of_the_repository_name_what_there_is(name, monkeypatch)
     tables, jobs = read_tables(path)
     own = read_jobs(path)
     rows = {row for table in tables for row in table.rows}
-    begun_with = {job.starts_from for job in own}
+    begun_with = {name for job in own for name in job.earlier}
     assert {job.name for job in own} <= rows | begun_with and rows <= jobs.keys()
     for job in own:
         config = json.loads(Path(job.config).read_text(encoding="utf-8"))

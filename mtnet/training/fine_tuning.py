@@ -9,6 +9,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from mtnet.nets.heads import DecodingHead
@@ -21,42 +22,62 @@ _LOG = logging.getLogger("mtnet.training")
 _FITTING = 0.5
 
 
-def started_from(network: nn.Module, weights: str | None, manifest: str | None = None) -> nn.Module:
-    """The network, with what fits it of a file of weights where one is named.
+def started_from(network: nn.Module, weights: str | Sequence[str] | None, manifest: str | None = None) -> nn.Module:
+    """The network, with what fits it of one file of weights or of several.
 
     Heads for other labels have other shapes: what does not fit begins anew, and the log says what. The weights may be
-    another system's, of the same encoder; a task's decoder is found where that system has it.
+    another system's, of the same encoder; a task's decoder is found where that system has it. Of several files each
+    tensor is the mean of those that have it: one encoder out of networks that were trained from the same one, and of
+    each the parts that it alone has (Wortsman et al., arXiv 2203.05482, "Model soups"). Means answer well only where
+    the trainings lie near each other (``mtnet evaluate`` tells).
 
     Args:
         network: to begin with.
-        weights: file that ``mtnet.nets.save_state`` wrote; None for none.
+        weights: files that ``mtnet.nets.save_state`` wrote; None for none.
         manifest: of the training, whose terms pre-trained weights must not cross.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no plain state dict, neither half of the network nor its whole encoder is in it, or it was
+        ValueError: one is no plain state dict, neither half of the network nor its whole encoder is in them, or one was
             pre-trained on images under stricter terms.
     """
     if not weights:
         return network
-    path = Path(weights)
-    check_licences(path, manifest)
-    found, own = _as_named_in(network, read_state(path)), network.state_dict()
-    fitting = {name: found[name] for name, tensor in own.items() if name in found and found[name].shape == tensor.shape}
+    paths = [Path(file) for file in ([weights] if isinstance(weights, str) else weights)]
+    for path in paths:
+        check_licences(path, manifest)
+    own = network.state_dict()
+    found = [_as_named_in(network, read_state(path)) for path in paths]
+    fitting = {
+        name: fits for name, tensor in own.items() if (fits := _mean_of_fitting(name, tensor, found)) is not None
+    }
+    names = [path.name if len(paths) == 1 else str(path) for path in paths]
+    told = " and ".join(names)
     share = sum(own[name].numel() for name in fitting) / max(1, sum(tensor.numel() for tensor in own.values()))
     encoder = [name for name in own if name.startswith("encoder.")]
     if share < _FITTING and not (encoder and fitting.keys() >= set(encoder)):
         raise ValueError(
-            f"Only {share:.0%} of the network's weights are in {path.name}: it is of another network. Give the weights "
+            f"Only {share:.0%} of the network's weights are in {told}: it is of another network. Give the weights "
             "of this bundle, or the options (variant, encoder, decoder) that they were trained with."
         )
     network.load_state_dict(fitting, strict=False)
     new = [name for name in own if name not in fitting]
     if new:
-        _LOG.info("new, since %s has nothing that fits: %s", path.name, ", ".join(_modules(new, own)))
-    if unused := [name for name in found if name not in own]:
-        _LOG.info("not used of %s: %s", path.name, ", ".join(_modules(unused, found)))
+        _LOG.info("new, since %s has nothing that fits: %s", told, ", ".join(_modules(new, own)))
+    for file, state in zip(names, found, strict=True):
+        if unused := [name for name in state if name not in own]:
+            _LOG.info("not used of %s: %s", file, ", ".join(_modules(unused, state)))
     return network
+
+
+def _mean_of_fitting(name: str, own: Tensor, found: Sequence[Mapping[str, Tensor]]) -> Tensor | None:
+    """The mean of the tensors of a name that have the shape of the network's own; counts are the first one's."""
+    fitting = [state[name] for state in found if name in state and state[name].shape == own.shape]
+    if not fitting:
+        return None
+    if len(fitting) == 1 or not own.is_floating_point():
+        return fitting[0]
+    return torch.stack([tensor.to(own.dtype) for tensor in fitting]).mean(0)
 
 
 def _as_named_in(network: nn.Module, found: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -7,7 +7,8 @@ What is trained is data (``data/trainings.json``): a list ``jobs`` of
 - ``prepare``: argument lists of ``mtnet prepare``, joined to one manifest in their order;
 - ``overrides``: ids of the config and their values (``max_epochs``, ``seed``, ``size``...);
 - ``overlays`` (may be missing): further config files, each over the one before, ``overrides`` over all;
-- ``starts_from`` (may be missing): name of a job whose weights it begins with; it waits for it;
+- ``starts_from`` (may be missing): name of a job whose weights it begins with, or a list of names, of whose weights it
+  takes the mean (``started_from``); it waits for them;
 - ``like`` (may be missing): name of an earlier job, or of one in the file that ``base`` beside ``jobs`` names, or in
   the base of that. All but ``name`` and ``starts_from`` is that job's where it is not told, ``overrides`` key by key:
   the same recipe, but for what is compared.
@@ -57,7 +58,7 @@ class Job:
     config: str
     prepare: Sequence[Sequence[str]]
     overrides: Mapping[str, Any]
-    starts_from: str | None = None
+    starts_from: str | Sequence[str] | None = None
     overlays: Sequence[str] = ()
 
     @classmethod
@@ -69,6 +70,13 @@ class Job:
         if unknown := entry.keys() - {*_KEYS, "starts_from", "overlays"}:
             raise QueueError(f"job {entry['name']!r} has the unknown keys {', '.join(sorted(unknown))}.")
         return cls(**entry)
+
+    @property
+    def earlier(self) -> tuple[str, ...]:
+        """Names of the jobs that it starts from."""
+        if self.starts_from is None:
+            return ()
+        return (self.starts_from,) if isinstance(self.starts_from, str) else tuple(self.starts_from)
 
     @property
     def digest(self) -> str:
@@ -114,8 +122,9 @@ def read_jobs(path: Path) -> list[Job]:
     for job in jobs:
         if job.name in earlier:
             raise QueueError(f"{path}: two jobs are called {job.name!r}.")
-        if job.starts_from is not None and job.starts_from not in earlier:
-            raise QueueError(f"{path}: {job.name!r} starts from {job.starts_from!r}, which is no earlier job.")
+        for first in job.earlier:
+            if first not in earlier:
+                raise QueueError(f"{path}: {job.name!r} starts from {first!r}, which is no earlier job.")
         earlier.add(job.name)
     return jobs
 
@@ -220,8 +229,7 @@ class Queue:
     def _ready(self, job: Job) -> bool:
         if self.progress(job).done:
             return False
-        first = next((other for other in self.jobs if other.name == job.starts_from), None)
-        return first is None or self.progress(first).done
+        return all(self.progress(other).done for other in self.jobs if other.name in job.earlier)
 
     def _prepared_like(self, job: Job) -> str | None:
         """Another job that has a manifest of the same sources."""
@@ -244,7 +252,8 @@ class Queue:
             made = folder / "preparing.json"
             yield from prepare_commands(job, made)
             made.rename(manifest)
-        weights = {"initial_weights": str(self.folder(job.starts_from) / "model.pt")} if job.starts_from else {}
+        begun = [str(self.folder(first) / "model.pt") for first in job.earlier]
+        weights = {"initial_weights": begun[0] if len(begun) == 1 else begun} if begun else {}
         changes = {
             "manifest": str(manifest),
             "work_dir": str(folder),

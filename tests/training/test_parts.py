@@ -9,6 +9,7 @@ import math
 import sys
 import time
 from itertools import cycle
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,7 +20,7 @@ from monai.data import MetaTensor
 from monai.engines.utils import IterationEvents
 from monai.transforms import Compose, Lambdad, RandFlipd
 
-from mtnet.nets.state_dict_io import save_state
+from mtnet.nets.state_dict_io import read_state, save_state
 from mtnet.structures import Label, OutputSpec
 from mtnet.systems import unet_v2, yolo_med
 from mtnet.training import (
@@ -403,3 +404,28 @@ def test_an_outline_goes_on_in_another_system_whose_tasks_exchange_before_its_de
         stored = [tensor.half().float() if tensor.ndim > 1 else tensor for tensor in part.state_dict().values()]
         assert all(torch.equal(a, b) for a, b in zip(stored, own.state_dict().values(), strict=True))
     assert torch.equal(first.branches["segmentation"].head.conv.weight.half().float(), outline.head.conv.weight)
+
+
+def test_of_several_files_a_network_takes_the_mean_of_what_they_share_and_all_that_one_alone_has(tmp_path, caplog):
+    outliner, marker = unet_v2.network(), yolo_med.network()
+    files = [str(tmp_path / "marker.pt"), str(tmp_path / "outliner.pt")]
+    for network, file in zip((marker, outliner), files, strict=True):
+        save_state(network, Path(file))
+    both = yolo_med.network(decoder="infused_unet")
+    with caplog.at_level(logging.INFO, "mtnet.training"):
+        assert started_from(both, files) is both
+    kept = [read_state(Path(file)) for file in files]
+    state = both.state_dict()
+    encoder = [name for name in state if name.startswith("encoder.") and state[name].is_floating_point()]
+    assert encoder
+    for name in encoder:
+        torch.testing.assert_close(state[name], (kept[0][name].float() + kept[1][name].float()) / 2, rtol=0, atol=1e-6)
+    boxes = [name for name in state if name.startswith(("branches.detection.", "neck."))]
+    assert boxes and all(torch.equal(state[name], kept[0][name].to(state[name].dtype)) for name in boxes)
+    outline = both.branches["segmentation"].head.decoder.state_dict()
+    for name, tensor in outline.items():
+        assert torch.equal(tensor, kept[1][f"branches.segmentation.decoder.{name}"].to(tensor.dtype))
+    assert "nothing that fits: interaction.to_tokens, interaction.from_tokens\n" in caplog.text
+    assert "marker.pt: branches.segmentation.decoder" in caplog.text
+    with pytest.raises(FileNotFoundError, match="third"):
+        started_from(both, [*files, str(tmp_path / "third.pt")])

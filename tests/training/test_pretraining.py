@@ -121,6 +121,10 @@ def test_licence_classes_are_never_crossed(tmp_path: Path) -> None:
     note_sources(with_terms(manifest, "research_only"), weights)
     with pytest.raises(ValueError, match="pre-trained on made0 \\(research_only\\)"):
         started_from(network, str(weights), str(with_terms(manifest, "non_commercial")))
+    freer = tmp_path / "freer.pt"
+    torch.save(network.state_dict(), freer)
+    with pytest.raises(ValueError, match="pre-trained on made0 \\(research_only\\)"):
+        started_from(network, [str(freer), str(weights)], str(with_terms(manifest, "non_commercial")))
     assert started_from(network, str(weights), str(with_terms(manifest, "research_only"))) is network
     note_sources(with_terms(manifest, "free"), weights)
     assert started_from(network, str(weights), str(with_terms(manifest, "research_only"))) is network

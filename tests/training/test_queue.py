@@ -93,6 +93,19 @@ def test_a_job_that_fails_twice_is_passed_over_and_the_next_call_tries_it_again(
     assert queue.run() and "failed" not in queue.line(jobs[0])
 
 
+def test_a_job_that_starts_from_several_waits_for_all_and_begins_with_all_their_weights(tmp_path, monkeypatch):
+    Trainings(monkeypatch)
+    jobs = read_jobs(write_jobs(tmp_path, job("a"), job("b"), job("both", starts_from=["a", "b"])))
+    state = tmp_path / "state"
+    assert Queue(jobs, state, only=["a"]).run()
+    assert not Queue(jobs, state, only=["both"]).run() and not (state / "both" / "overrides.json").exists()
+    assert Queue(jobs, state).run()
+    changes = json.loads((state / "both" / "overrides.json").read_text())
+    assert changes["initial_weights"] == [str(state / name / "model.pt") for name in ("a", "b")]
+    with pytest.raises(QueueError, match="'both' starts from 'c', which is no earlier job"):
+        read_jobs(write_jobs(tmp_path, job("a"), job("both", starts_from=["a", "c"])))
+
+
 def test_a_job_like_another_has_its_recipe_but_for_what_is_told_and_shares_its_manifest(tmp_path, monkeypatch):
     trainings = Trainings(monkeypatch)
     base = job("base", overrides={"seed": 1, "batch_size": 4})
