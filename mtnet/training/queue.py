@@ -67,6 +67,8 @@ class Job:
         for key, kind in _KEYS.items():
             if not isinstance(entry.get(key), kind):
                 raise QueueError(f"job {entry.get('name')!r}: {key} is {entry.get(key)!r}; expected a {kind.__name__}.")
+        if not isinstance(first := entry.get("starts_from"), str | list | None):
+            raise QueueError(f"job {entry['name']!r}: starts_from is {first!r}; expected the name of a job, or a list.")
         if unknown := entry.keys() - {*_KEYS, "starts_from", "overlays"}:
             raise QueueError(f"job {entry['name']!r} has the unknown keys {', '.join(sorted(unknown))}.")
         return cls(**entry)

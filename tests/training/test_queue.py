@@ -158,6 +158,7 @@ def test_what_cannot_be_gone_on_with_is_refused_with_what_to_do(tmp_path, monkey
     for entries, wrong in (
         ([job("a"), job("a")], "two jobs are called 'a'"),
         ([job("a", starts_from="b"), job("b")], "which is no earlier job"),
+        ([job("a", starts_from=5)], "starts_from is 5; expected the name of a job, or a list"),
         ([job("a", overrides=[])], "overrides is .*; expected a dict"),
         ([job("a", epochs=3)], "unknown keys epochs"),
     ):
