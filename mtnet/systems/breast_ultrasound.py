@@ -75,7 +75,7 @@ def network(
     tasks: Sequence[Task] = TASKS,
     labels: Sequence[str | Label] | None = None,
     dropout: float = 0.0,
-    pretrained: bool = False,
+    pretrained: bool | None = False,
     outputs: Sequence[str] | None = None,
     layout: Literal["dict", "tuple", "tensor"] = "dict",
 ) -> MultiTaskNet:
@@ -91,7 +91,7 @@ def network(
         tasks: branches to build.
         labels: classes of the image, by name; BUSI's three by default.
         dropout: before every head.
-        pretrained: start the encoder from ImageNet weights (2D).
+        pretrained: start the encoder from ImageNet weights (2D); with None where this machine has them.
         outputs, layout: see ``MultiTaskNet``.
 
     Raises:

@@ -77,7 +77,7 @@ def network(
     labels: Sequence[str | Label] | None = None,
     uncertainty: bool = False,
     dropout: float = 0.0,
-    pretrained: bool = False,
+    pretrained: bool | None = False,
     outputs: Sequence[str] | None = None,
     layout: Literal["dict", "tuple", "tensor"] = "dict",
 ) -> MultiTaskNet:
@@ -93,7 +93,7 @@ def network(
         labels: classes of a nodule, by name; low and high reader suspicion by default.
         uncertainty: each measured value comes with its log-variance.
         dropout: in the residual blocks and before every head.
-        pretrained: start the encoder from ImageNet weights (2D, ``published``).
+        pretrained: start the encoder from ImageNet weights (2D, ``published``); with None where this machine has them.
         outputs, layout: see ``MultiTaskNet``.
 
     Raises:

@@ -68,7 +68,7 @@ def network(
     in_channels: int = 3,
     labels: Sequence[str | Label] | None = None,
     dropout: float = 0.0,
-    pretrained: bool = False,
+    pretrained: bool | None = False,
     outputs: Sequence[str] | None = None,
     layout: Literal["dict", "tuple", "tensor"] = "dict",
 ) -> MultiTaskNet:
@@ -86,7 +86,7 @@ def network(
             behind a background; train them with ``ce_dice``). ``polyp`` and ``skin lesion`` have codes. Whole labels
             are taken as they are, a background among them.
         dropout: before every head.
-        pretrained: start the encoder from ImageNet weights (2D).
+        pretrained: start the encoder from ImageNet weights (2D); with None where this machine has them.
         outputs, layout: see ``MultiTaskNet``.
 
     Raises:

@@ -65,7 +65,7 @@ def network(
     tasks: Sequence[Task] = TASKS,
     labels: Sequence[str | Label] | None = None,
     dropout: float = 0.0,
-    pretrained: bool = False,
+    pretrained: bool | None = False,
     outputs: Sequence[str] | None = None,
     layout: Literal["dict", "tuple", "tensor"] = "dict",
 ) -> MultiTaskNet:
@@ -85,7 +85,8 @@ def network(
         tasks: branches to build.
         labels: kinds of lesion that boxes tell apart, by name; the mask is of all of them.
         dropout: before every head.
-        pretrained: start the encoder from ImageNet weights (2D, an encoder that has them).
+        pretrained: start the encoder from ImageNet weights (2D, an encoder that has them); with None where this machine
+            has them.
         outputs, layout: see ``MultiTaskNet``.
 
     Raises:

@@ -14,8 +14,10 @@ What is trained is data (``data/trainings.json``): a list ``jobs`` of
   the same recipe, but for what is compared.
 
 A job's folder holds its manifest, checkpoint, log, curve and ``model.pt`` (the weights to publish, once they are
-evaluated). Jobs with the same ``prepare`` share one manifest. A piece ends with an epoch; killed at any moment it goes
-on from the epoch before. ``$MTNET_DATA`` in arguments is the folder of data, ``../shared/data`` where it is not set.
+evaluated). No encoder begins with ImageNet weights unless ``overrides`` say ``pretrained``, so that a job is the same
+on a machine that has some. Jobs with the same ``prepare`` share one manifest. A piece ends with an epoch; killed at any
+moment it goes on from the epoch before. ``$MTNET_DATA`` in arguments is the folder of data, ``../shared/data`` where it
+is not set.
 """
 
 from __future__ import annotations
@@ -257,6 +259,7 @@ class Queue:
         begun = [str(self.folder(first) / "model.pt") for first in job.earlier]
         weights = {"initial_weights": begun[0] if len(begun) == 1 else begun} if begun else {}
         changes = {
+            "pretrained": False,
             "manifest": str(manifest),
             "work_dir": str(folder),
             "weights": str(folder / "model.pt"),

@@ -321,6 +321,31 @@ def test_weights_that_cannot_be_fetched_are_an_error_that_says_where_to_get_them
         make_encoder("resnet18", 2, pretrained=True)
 
 
+def test_weights_of_imagenet_are_taken_where_the_machine_has_them_and_the_log_says_so(
+    without_network, tmp_path, caplog
+):
+    timm = pytest.importorskip("timm")
+    safetensors = pytest.importorskip("safetensors.torch")
+    caplog.set_level("INFO", "mtnet.nets")
+    make_encoder("resnet18", 2, 3, pretrained=None)
+    page = timm.get_pretrained_cfg("resnet18").hf_hub_id
+    assert f"resnet18 begins anew: {page} is not in this machine's cache" in caplog.text
+    kept = tmp_path / f"models--{page.replace('/', '--')}"
+    (kept / "snapshots" / "abc").mkdir(parents=True)
+    (kept / "refs").mkdir()
+    (kept / "refs" / "main").write_text("abc")
+    whole = timm.create_model("resnet18")
+    safetensors.save_file(whole.state_dict(), kept / "snapshots" / "abc" / "model.safetensors")
+    encoder = make_encoder("resnet18", 2, 3, pretrained=None)
+    assert torch.equal(encoder.net.conv1.weight, whole.conv1.weight)
+    assert f"resnet18 begins with the weights of {page} in this machine's cache" in caplog.text
+    assert not torch.equal(make_encoder("resnet18", 2, 3).net.conv1.weight, whole.conv1.weight)
+    make_encoder("cs3darknet_s", 2, 3, pretrained=None)
+    assert "cs3darknet_s begins anew: timm has no weights for it" in caplog.text
+    # Ours, in 3D or with another norm, has none either.
+    make_encoder("resnet18", 3, 1, pretrained=None, width=4)
+
+
 # ---- names
 
 

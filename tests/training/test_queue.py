@@ -68,7 +68,7 @@ def test_jobs_are_done_in_order_in_pieces_and_one_that_starts_from_another_waits
     assert len(prepared) == 3 and (tmp_path / "state" / "first" / "manifest.json").is_file()
     changes = json.loads((tmp_path / "state" / "second" / "overrides.json").read_text())
     assert changes["initial_weights"] == str(tmp_path / "state" / "first" / "model.pt")
-    assert (changes["seed"], changes["minutes"]) == (4, 2)
+    assert (changes["seed"], changes["minutes"], changes["pretrained"]) == (4, 2, False)
 
     # Another process goes on.
     again = Queue(read_jobs(tmp_path / "jobs.json"), tmp_path / "state")

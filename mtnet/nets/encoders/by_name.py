@@ -36,7 +36,7 @@ def make_encoder(
     in_channels: int = 1,
     *,
     norm: Norm = "own",
-    pretrained: bool = False,
+    pretrained: bool | None = False,
     weights: str | Path | None = None,
     output_stride: int | None = None,
     **options: Any,
@@ -49,7 +49,7 @@ def make_encoder(
         in_channels: channels of the image.
         norm: ``own`` for the published one (batch norm; none in ``vgg13``; layer norm in ``pvt_v2_*``); another makes
             our network with that, see :func:`mtnet.nets.blocks.make_norm`.
-        pretrained: fetch timm's weights; 2D alone.
+        pretrained: fetch timm's weights, 2D alone; with None take them where there are some and this machine has them.
         weights: a file of weights in place of that, see :class:`TimmEncoder` and :func:`mtnet.nets.load_state`.
         output_stride: 8 or 16 for coarse levels that are dilated instead of strided (for DeepLab).
         options: further arguments of the constructor.
@@ -87,7 +87,7 @@ def _make_ours(
     spatial_dims: int,
     in_channels: int,
     norm: Norm,
-    pretrained: bool,
+    pretrained: bool | None,
     weights: str | Path | None,
     output_stride: int | None,
     options: dict[str, Any],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from mtnet.nets.state_dict_io import read_state
+
+_LOG = logging.getLogger("mtnet.nets")
 
 
 class TimmEncoder(nn.Module):
@@ -23,7 +26,8 @@ class TimmEncoder(nn.Module):
     Args:
         name: ``resnet50``, ``pvt_v2_b2``, ``convnext_tiny.fb_in22k``...: ``timm.list_models()`` lists them.
         in_channels: channels of the image; weights for three are summed or repeated for other numbers, as timm does.
-        pretrained: fetch timm's weights (ImageNet for most) from the Hugging Face hub or its cache.
+        pretrained: fetch timm's weights (ImageNet for most) from the Hugging Face hub or its cache; with None take them
+            where they lie in this machine's cache, begin anew elsewhere, and say which in the log.
         weights: a file with weights in place of that: ``model.safetensors`` or ``pytorch_model.bin`` of timm's own
             page on the hub, or what :func:`mtnet.nets.save_state` wrote of such an encoder.
         output_stride: 8 or 16, to keep the coarse levels that fine by dilation, where timm can.
@@ -40,7 +44,7 @@ class TimmEncoder(nn.Module):
         name: str,
         in_channels: int = 1,
         *,
-        pretrained: bool = False,
+        pretrained: bool | None = False,
         weights: str | Path | None = None,
         output_stride: int | None = None,
         **options: Any,
@@ -52,7 +56,9 @@ class TimmEncoder(nn.Module):
         self.name = name
         if output_stride is not None:
             options["output_stride"] = output_stride
-        self.net: nn.Module = _create(timm, name, in_channels, pretrained and weights is None, options)
+        if pretrained is None and weights is None:
+            pretrained = _has_weights_at_hand(timm, name)
+        self.net: nn.Module = _create(timm, name, in_channels, bool(pretrained) and weights is None, options)
         if weights is not None:
             _load(timm, self.net, Path(weights), name, in_channels)
         elif not pretrained:
@@ -85,6 +91,22 @@ def _import_timm() -> ModuleType:
         ) from error
     module: ModuleType = timm
     return module
+
+
+def _has_weights_at_hand(timm: ModuleType, name: str) -> bool:
+    """Whether timm's weights lie in the cache of the hub, so that nothing is fetched; the log says it."""
+    if not timm.is_model_pretrained(name):
+        _LOG.info("the encoder %s begins anew: timm has no weights for it", name)
+        return False
+    from huggingface_hub import try_to_load_from_cache
+
+    page = timm.get_pretrained_cfg(name).hf_hub_id
+    files = ("model.safetensors", "pytorch_model.bin")
+    if page and any(isinstance(try_to_load_from_cache(page, file), str) for file in files):
+        _LOG.info("the encoder %s begins with the weights of %s in this machine's cache", name, page)
+        return True
+    _LOG.info("the encoder %s begins anew: %s is not in this machine's cache; pretrained true fetches it", name, page)
+    return False
 
 
 def _create(timm: ModuleType, name: str, in_channels: int, pretrained: bool, options: dict[str, Any]) -> nn.Module:
